@@ -1,1 +1,20 @@
-//! x
+//! Packets to sockets: smoltcp behind roam's socket calls.
+#![no_std]
+
+extern crate alloc;
+#[cfg(not(target_arch = "wasm32"))]
+extern crate std;
+
+mod config;
+mod netstack;
+mod ring;
+mod stats;
+mod sys;
+
+pub use config::{
+    CONFIG_BYTES_MAX, Cidr, Config, ConfigError, MTU_BYTES_MAX, MTU_BYTES_MIN, MTU_BYTES_MIN_IPV6, RING_BYTES_DEFAULT,
+    RING_BYTES_MAX, RING_BYTES_MIN,
+};
+pub use netstack::{Netstack, Polled, SocketId};
+pub use ring::{BATCH_FRAMES, FRAME_BYTES_MAX, Frame, Ring, RingError};
+pub use stats::Stats;
