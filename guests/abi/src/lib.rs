@@ -24,6 +24,7 @@
 
 mod address;
 mod errno;
+pub mod pattern;
 
 pub use address::{ADDRESS_BYTES, Address};
 pub use errno::Errno;
