@@ -16,5 +16,5 @@ pub use config::{
     RING_BYTES_MAX, RING_BYTES_MIN,
 };
 pub use netstack::{Netstack, Polled, SocketId};
-pub use ring::{BATCH_FRAMES, FRAME_BYTES_MAX, Frame, Ring, RingError};
+pub use ring::{BATCH_FRAMES, FRAME_BYTES_MAX, Frame, FrameMut, Ring, RingError};
 pub use stats::Stats;

@@ -63,6 +63,15 @@ pub enum RingError {
     },
 }
 
+/// A queued frame that may be changed, but not in length.
+#[derive(Debug)]
+pub struct FrameMut<'a> {
+    /// From the destination address on, without frame check sequence.
+    pub bytes: &'a mut [u8],
+    /// As in [`Frame`].
+    pub segment_bytes: u16,
+}
+
 /// A frame in a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
@@ -140,6 +149,14 @@ impl<'a> Ring<'a> {
     /// The oldest frame.
     pub fn front(&self) -> Option<Frame<'_>> {
         self.frames().next()
+    }
+
+    /// The oldest frame, to be finished in place: the host fills in what the netstack left to its network card.
+    pub fn front_mut(&mut self) -> Option<FrameMut<'_>> {
+        let (at, len) = self.record(self.head)?;
+        let start = HEADER_BYTES + at as usize;
+        let segment_bytes = read_u32(self.bytes, start + 4) as u16;
+        Some(FrameMut { bytes: &mut self.bytes[start + RECORD_BYTES..start + RECORD_BYTES + len], segment_bytes })
     }
 
     /// Removes the oldest frame, if there is one.

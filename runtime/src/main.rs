@@ -1,2 +1,5 @@
-//! x
-fn main() {}
+//! The `roam` command.
+
+fn main() -> std::process::ExitCode {
+    roam_runtime::cli::main()
+}

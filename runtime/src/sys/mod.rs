@@ -1,3 +1,6 @@
 //! The only unsafe code of this crate; each module hands out safe types or functions.
+#![allow(unsafe_code)]
 
+pub(crate) mod memory;
+pub(crate) mod module;
 pub mod process;

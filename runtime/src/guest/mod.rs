@@ -1,0 +1,244 @@
+//! One guest: its module and its netstack in one store, moved by [`Guest::poll`].
+//!
+//! ```text
+//!            frames in              readiness            socket calls
+//!  rx ring ───────────> netstack ─────────────> guest ─────────────────> netstack ──> tx ring
+//!                        poll(now)               roam_poll(now)           poll(now)
+//! ```
+//!
+//! Nothing here opens a file, a socket, a thread or a clock: time, randomness and frames are arguments. The same
+//! inputs therefore give the same outputs ([`Guest::step`], [`Inputs`], [`Outputs`]), on any machine.
+//!
+//! State, all of it: the linear memories and mutable globals of both modules, [`World`]'s clock and random generator,
+//! and the frames in the two rings, which are netstack memory.
+
+mod imports;
+mod stack;
+mod step;
+mod wasi;
+mod world;
+
+use std::sync::Arc;
+
+use roam_abi::limits;
+use roam_netstack::Ring;
+use wasmtime::{Linker, Store, TypedFunc};
+
+pub(crate) use imports::is_known_import;
+pub use stack::StackCounters;
+pub use step::{Frame, Inputs, Outputs};
+pub use world::{LOG_LINES_PER_POLL_MAX, LogLine};
+
+use crate::engine::{Engine, GuestModule, Refusal};
+use crate::net::Polled;
+use stack::Stack;
+use world::World;
+
+/// Memory of the netstack: rings, sockets and their buffers. Apart from the guest's own limit.
+pub const NETSTACK_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// How often one [`Guest::poll`] lets the guest run before it returns to frame I/O.
+const ROUNDS_MAX: usize = 4;
+
+/// What a guest is started with. Two guests of the same module and configuration behave the same.
+#[derive(Clone, Debug)]
+pub struct GuestConfig {
+    /// Arguments, the first being the program's name.
+    pub args: Vec<String>,
+    /// Environment, `KEY=value`.
+    pub env: Vec<String>,
+    /// Addresses, MTU and rings. Its `seed` is replaced by one drawn from [`Self::seed`].
+    pub network: roam_netstack::Config,
+    /// Limit of the guest's linear memories together, in bytes.
+    pub memory_bytes_max: usize,
+    /// Seed of the guest's random generator. A move keeps the generator's state, a clone gets a new seed.
+    pub seed: [u8; 32],
+    /// Wall-clock time of the guest's first poll, nanoseconds since 1970.
+    pub epoch_ns: i64,
+}
+
+/// Why a guest could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its module is not one this host runs.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Arguments or environment over [`limits::ARGS_MAX`] or [`limits::ARGS_BYTES_MAX`], or with a NUL inside.
+    #[error(
+        "arguments and environment: at most {} entries and {} bytes each, without NUL",
+        limits::ARGS_MAX,
+        limits::ARGS_BYTES_MAX
+    )]
+    Arguments,
+    /// Its network configuration is not possible.
+    #[error("the network configuration is not possible")]
+    Network(#[from] roam_netstack::ConfigError),
+    /// Its memories could not be made, for example because the module's initial memory is over the limit.
+    #[error("the guest could not be instantiated")]
+    Instantiate(#[source] wasmtime::Error),
+    /// It ended while it was being started.
+    #[error("the guest ended while it was being started")]
+    Stopped(#[from] Stopped),
+}
+
+/// Why a guest runs no more. The host goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum Stopped {
+    /// It called `exit` (or WASI's `proc_exit`).
+    #[error("the guest exited with code {code}")]
+    Exited {
+        /// 0 for success.
+        code: i32,
+    },
+    /// It panicked, or did what WebAssembly forbids. The source has the reason and the wasm stack.
+    #[error("the guest trapped")]
+    Trapped(#[source] wasmtime::Error),
+    /// Its netstack failed, which is a fault of roam's.
+    #[error("the guest's netstack failed: {message}")]
+    Netstack {
+        /// What the netstack said last.
+        message: String,
+        /// The trap.
+        #[source]
+        source: wasmtime::Error,
+    },
+}
+
+/// A running guest.
+pub struct Guest {
+    store: Store<World>,
+    stack: Arc<Stack>,
+    poll: TypedFunc<i64, i64>,
+    deadline_ns: i64,
+}
+
+impl Guest {
+    /// Instantiates the netstack and the guest. The guest's own code runs at the first [`Self::poll`] (but for a start
+    /// function and `_initialize`, which run here).
+    pub fn start(
+        engine: &Engine,
+        module: &GuestModule,
+        netstack: &GuestModule,
+        config: &GuestConfig,
+    ) -> Result<Self, StartError> {
+        check_args(&config.args)?;
+        check_args(&config.env)?;
+        let mut store = Store::new(engine.wasmtime(), World::new(config));
+        store.limiter(|world| world);
+        let mut network = config.network.clone();
+        network.seed = store.data_mut().random_u64();
+        let stack = Arc::new(Stack::start(&mut store, &netstack.module, &network)?);
+        let mut linker = Linker::new(engine.wasmtime());
+        imports::define(&mut linker, &stack).map_err(StartError::Instantiate)?;
+        wasi::define(&mut linker, &module.module).map_err(StartError::Instantiate)?;
+        let poll = start_guest(&mut store, &linker, module)?;
+        Ok(Self { store, stack, poll, deadline_ns: 0 })
+    }
+
+    /// Takes in the frames of the rx ring, lets the guest work until it would block, and puts frames into the tx ring.
+    ///
+    /// `now_ns` is the guest's clock; it never goes back (an earlier value counts as the last one).
+    pub fn poll(&mut self, now_ns: i64) -> Result<Polled, Stopped> {
+        let now_ns = self.store.data_mut().advance(now_ns);
+        let mut polled = self.stack.poll(&mut self.store, now_ns)?;
+        for _ in 0..ROUNDS_MAX {
+            if !polled.ready && now_ns < self.deadline_ns {
+                return Ok(Polled { again: polled.again });
+            }
+            self.deadline_ns = self.poll_guest(now_ns)?;
+            let frames_remain = polled.again;
+            polled = self.stack.poll(&mut self.store, now_ns)?;
+            polled.again |= frames_remain;
+        }
+        Ok(Polled { again: true })
+    }
+
+    /// When the next [`Self::poll`] is due even if no frame arrives, on the guest's clock.
+    pub fn deadline_ns(&mut self) -> Result<Option<i64>, Stopped> {
+        let deadline_ns = self.stack.deadline_ns(&mut self.store)?.min(self.deadline_ns);
+        Ok((deadline_ns != roam_abi::NO_DEADLINE).then_some(deadline_ns))
+    }
+
+    /// Where the host puts received frames.
+    pub fn rx(&mut self) -> Ring<'_> {
+        self.stack.rx(&mut self.store)
+    }
+
+    /// Where the host finds frames to send.
+    pub fn tx(&mut self) -> Ring<'_> {
+        self.stack.tx(&mut self.store)
+    }
+
+    /// The guest's log lines since the last call.
+    pub fn take_log(&mut self) -> Vec<LogLine> {
+        self.store.data_mut().take_log()
+    }
+
+    /// The netstack's counters.
+    pub fn counters(&self) -> StackCounters {
+        self.stack.counters(&self.store)
+    }
+
+    /// Bytes of the guest's and the netstack's linear memories.
+    pub fn memory_bytes(&self) -> usize {
+        let guest = self.store.data().memory.map_or(0, |memory| memory.data_size(&self.store));
+        guest + self.stack.memory.data_size(&self.store)
+    }
+
+    fn poll_guest(&mut self, now_ns: i64) -> Result<i64, Stopped> {
+        self.store.data_mut().fetched_events = false;
+        let deadline_ns = self.poll.call(&mut self.store, now_ns).map_err(|error| stopped(error))?;
+        if !self.store.data().fetched_events {
+            // A guest that tries all its sockets at every poll never asks; its events would be news forever.
+            self.stack.discard_events(&mut self.store)?;
+        }
+        Ok(deadline_ns)
+    }
+}
+
+fn start_guest(
+    store: &mut Store<World>,
+    linker: &Linker<World>,
+    module: &GuestModule,
+) -> Result<TypedFunc<i64, i64>, StartError> {
+    let instance = linker.instantiate(&mut *store, &module.module).map_err(instantiation_failed)?;
+    store.data_mut().memory = instance.get_memory(&mut *store, "memory");
+    let version = instance.get_typed_func::<(), u32>(&mut *store, "roam_abi_version");
+    let found = version.and_then(|version| version.call(&mut *store, ())).map_err(instantiation_failed)?;
+    if found != roam_abi::VERSION {
+        return Err(Refusal::AbiVersion { found, supported: roam_abi::VERSION }.into());
+    }
+    if let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut *store, "_initialize") {
+        initialize.call(&mut *store, ()).map_err(|error| StartError::Stopped(stopped(error)))?;
+    }
+    instance.get_typed_func(&mut *store, "roam_poll").map_err(instantiation_failed)
+}
+
+fn instantiation_failed(error: wasmtime::Error) -> StartError {
+    if error.is::<wasmtime::Trap>() || error.is::<world::Exit>() || error.is::<stack::StackFailed>() {
+        return StartError::Stopped(stopped(error));
+    }
+    let text = format!("{error:#}");
+    if text.contains("incompatible import type") {
+        return StartError::Refused(Refusal::ImportType(text));
+    }
+    StartError::Instantiate(error)
+}
+
+/// Sorts what ended a call into wasm.
+fn stopped(error: wasmtime::Error) -> Stopped {
+    if let Some(world::Exit(code)) = error.downcast_ref() {
+        return Stopped::Exited { code: *code };
+    }
+    if let Some(stack::StackFailed(message)) = error.downcast_ref() {
+        return Stopped::Netstack { message: message.clone(), source: error };
+    }
+    Stopped::Trapped(error)
+}
+
+fn check_args(args: &[String]) -> Result<(), StartError> {
+    let bytes: usize = args.iter().map(|arg| arg.len() + 1).sum();
+    if args.len() > limits::ARGS_MAX || bytes > limits::ARGS_BYTES_MAX || args.iter().any(|arg| arg.contains('\0')) {
+        return Err(StartError::Arguments);
+    }
+    Ok(())
+}

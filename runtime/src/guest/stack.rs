@@ -1,0 +1,240 @@
+//! The guest's netstack: a second module in the same store, called by the host on the guest's behalf.
+
+use roam_abi::{ADDRESS_BYTES, Errno, Event};
+use roam_netstack::Config;
+use roam_netstack::Ring;
+use wasmtime::{AsContext, AsContextMut, Instance, Memory, Module, Store, TypedFunc, WasmParams, WasmResults};
+
+use super::world::World;
+use super::{StartError, Stopped, stopped};
+
+/// The netstack trapped; the message is what it said last.
+#[derive(Debug, thiserror::Error)]
+#[error("netstack: {0}")]
+pub(super) struct StackFailed(pub(super) String);
+
+/// What one netstack poll reports.
+#[derive(Clone, Copy)]
+pub(super) struct StackPolled {
+    /// The guest has events to fetch.
+    pub(super) ready: bool,
+    /// Frames remain: drain the tx ring and poll again.
+    pub(super) again: bool,
+}
+
+/// Counters of a netstack in the order of [`roam_netstack::Stats::NAMES`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StackCounters(Vec<u64>);
+
+impl StackCounters {
+    /// Name and value of each counter.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        roam_netstack::Stats::NAMES.iter().copied().zip(self.0.iter().copied())
+    }
+
+    /// One counter; `None` if there is none of that name.
+    pub fn named(&self, name: &str) -> Option<u64> {
+        self.iter().find(|(found, _)| *found == name).map(|(_, value)| value)
+    }
+}
+
+/// Addresses inside the netstack's memory that never change after `init`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    rx: (u32, u32),
+    tx: (u32, u32),
+    /// Where socket calls take and leave an address.
+    pub(super) address: u32,
+    /// Where `ready` leaves events.
+    pub(super) events: u32,
+    /// How many events fit.
+    pub(super) events_max: u32,
+    stats: (u32, u32),
+    panic: u32,
+}
+
+/// Handles of the instance. Without unsafe code wasmtime finds an export by name only, so they are looked up once.
+pub(super) struct Stack {
+    pub(super) memory: Memory,
+    pub(super) layout: Layout,
+    poll: TypedFunc<i64, i32>,
+    deadline: TypedFunc<(), i64>,
+    pub(super) ready: TypedFunc<u32, i32>,
+    pub(super) udp_open: TypedFunc<(u32, u32), i32>,
+    pub(super) icmp_open: TypedFunc<(u32, u32, u32), i32>,
+    pub(super) tcp_listen: TypedFunc<(u32, u32, u32), i32>,
+    pub(super) tcp_connect: TypedFunc<(u32, u32), i32>,
+    pub(super) send_to: TypedFunc<(u32, u32), i64>,
+    pub(super) recv_from: TypedFunc<u32, i64>,
+    pub(super) send: TypedFunc<(u32, u32), i64>,
+    pub(super) recv: TypedFunc<(u32, u32), i64>,
+    pub(super) accept: TypedFunc<u32, i32>,
+    pub(super) shutdown: TypedFunc<u32, i32>,
+    pub(super) close: TypedFunc<u32, i32>,
+    pub(super) abort: TypedFunc<u32, i32>,
+    pub(super) set_option: TypedFunc<(u32, u32, i64), i32>,
+    pub(super) local_addr: TypedFunc<u32, i32>,
+    pub(super) peer_addr: TypedFunc<u32, i32>,
+}
+
+impl Stack {
+    /// Instantiates and configures a netstack.
+    pub(super) fn start(store: &mut Store<World>, module: &Module, config: &Config) -> Result<Self, StartError> {
+        config.check()?;
+        store.data_mut().in_stack = true;
+        let stack = Self::instantiate(store, module, config);
+        store.data_mut().in_stack = false;
+        stack
+    }
+
+    fn instantiate(store: &mut Store<World>, module: &Module, config: &Config) -> Result<Self, StartError> {
+        let instance = Instance::new(&mut *store, module, &[]).map_err(StartError::Instantiate)?;
+        let memory = instance.get_memory(&mut *store, "memory").expect("our netstack exports its memory");
+        configure(store, instance, memory, config)?;
+        let layout = call_export::<(), u32>(store, instance, "layout", ())?;
+        let layout = Layout::read(memory.data(&*store), layout);
+        Ok(Self {
+            memory,
+            layout,
+            poll: export(store, instance, "poll")?,
+            deadline: export(store, instance, "deadline")?,
+            ready: export(store, instance, "ready")?,
+            udp_open: export(store, instance, "udp_open")?,
+            icmp_open: export(store, instance, "icmp_open")?,
+            tcp_listen: export(store, instance, "tcp_listen")?,
+            tcp_connect: export(store, instance, "tcp_connect")?,
+            send_to: export(store, instance, "send_to")?,
+            recv_from: export(store, instance, "recv_from")?,
+            send: export(store, instance, "send")?,
+            recv: export(store, instance, "recv")?,
+            accept: export(store, instance, "accept")?,
+            shutdown: export(store, instance, "shutdown")?,
+            close: export(store, instance, "close")?,
+            abort: export(store, instance, "abort")?,
+            set_option: export(store, instance, "set_option")?,
+            local_addr: export(store, instance, "local_addr")?,
+            peer_addr: export(store, instance, "peer_addr")?,
+        })
+    }
+
+    /// Calls one of the exports; a trap becomes [`StackFailed`] with the netstack's last words.
+    pub(super) fn call<P: WasmParams, R: WasmResults>(
+        &self,
+        mut store: impl AsContextMut<Data = World>,
+        function: &TypedFunc<P, R>,
+        params: P,
+    ) -> wasmtime::Result<R> {
+        store.as_context_mut().data_mut().in_stack = true;
+        let result = function.call(&mut store, params);
+        store.as_context_mut().data_mut().in_stack = false;
+        result.map_err(|trap| {
+            let message = self.last_words(&store);
+            trap.context(StackFailed(message))
+        })
+    }
+
+    pub(super) fn poll(&self, store: &mut Store<World>, now_ns: i64) -> Result<StackPolled, Stopped> {
+        let bits = self.call(store, &self.poll, now_ns).map_err(stopped)?;
+        Ok(StackPolled { ready: bits & 1 != 0, again: bits & 2 != 0 })
+    }
+
+    pub(super) fn deadline_ns(&self, store: &mut Store<World>) -> Result<i64, Stopped> {
+        self.call(store, &self.deadline, ()).map_err(stopped)
+    }
+
+    /// Drops all pending events.
+    pub(super) fn discard_events(&self, store: &mut Store<World>) -> Result<(), Stopped> {
+        while self.call(&mut *store, &self.ready, self.layout.events_max).map_err(stopped)? > 0 {}
+        Ok(())
+    }
+
+    pub(super) fn rx<'a>(&self, store: &'a mut Store<World>) -> Ring<'a> {
+        self.ring(store, self.layout.rx)
+    }
+
+    pub(super) fn tx<'a>(&self, store: &'a mut Store<World>) -> Ring<'a> {
+        self.ring(store, self.layout.tx)
+    }
+
+    fn ring<'a>(&self, store: &'a mut Store<World>, (start, len): (u32, u32)) -> Ring<'a> {
+        let bytes = &mut self.memory.data_mut(store)[start as usize..][..len as usize];
+        Ring::attach(bytes).expect("the netstack keeps its rings in order, and nobody else can write to them")
+    }
+
+    pub(super) fn counters(&self, store: impl AsContext) -> StackCounters {
+        let (start, count) = self.layout.stats;
+        let bytes = &self.memory.data(&store)[start as usize..][..count as usize * 8];
+        StackCounters(bytes.as_chunks().0.iter().map(|value| u64::from_le_bytes(*value)).collect())
+    }
+
+    fn last_words(&self, store: impl AsContext) -> String {
+        let memory = self.memory.data(&store);
+        let start = self.layout.panic as usize;
+        let len = read_u32(memory, self.layout.panic) as usize;
+        let text = memory.get(start + 4..).and_then(|rest| rest.get(..len)).unwrap_or_default();
+        if text.is_empty() { "no message".into() } else { String::from_utf8_lossy(text).into_owned() }
+    }
+}
+
+impl Layout {
+    fn read(memory: &[u8], at: u32) -> Self {
+        let word = |index: u32| read_u32(memory, at + 4 * index);
+        let layout = Self {
+            rx: (word(0), word(1)),
+            tx: (word(2), word(3)),
+            address: word(4),
+            events: word(5),
+            events_max: word(6),
+            stats: (word(7), word(8)),
+            panic: word(9),
+        };
+        for (start, len) in [
+            layout.rx,
+            layout.tx,
+            (layout.address, ADDRESS_BYTES as u32),
+            (layout.events, layout.events_max * Event::BYTES as u32),
+            (layout.stats.0, layout.stats.1 * 8),
+            (layout.panic, 4),
+        ] {
+            assert!(
+                start as usize + len as usize <= memory.len(),
+                "the netstack's layout is inside its memory: {layout:?}"
+            );
+        }
+        layout
+    }
+}
+
+fn configure(store: &mut Store<World>, instance: Instance, memory: Memory, config: &Config) -> Result<(), StartError> {
+    let bytes = postcard::to_allocvec(config).expect("a configuration is plain data");
+    let len = u32::try_from(bytes.len()).expect("a configuration is small");
+    let at = call_export::<u32, u32>(store, instance, "config", len)?;
+    memory.data_mut(&mut *store)[at as usize..][..bytes.len()].copy_from_slice(&bytes);
+    let result = call_export::<(), i32>(store, instance, "init", ())?;
+    Errno::check(result).map(|_| ()).map_err(|errno| {
+        let message = format!("the netstack refused its configuration: {errno}");
+        StartError::Instantiate(wasmtime::Error::new(StackFailed(message)))
+    })
+}
+
+fn export<P: WasmParams, R: WasmResults>(
+    store: &mut Store<World>,
+    instance: Instance,
+    name: &'static str,
+) -> Result<TypedFunc<P, R>, StartError> {
+    instance.get_typed_func(store, name).map_err(StartError::Instantiate)
+}
+
+fn call_export<P: WasmParams, R: WasmResults>(
+    store: &mut Store<World>,
+    instance: Instance,
+    name: &'static str,
+    params: P,
+) -> Result<R, StartError> {
+    export(store, instance, name)?.call(store, params).map_err(StartError::Instantiate)
+}
+
+fn read_u32(memory: &[u8], at: u32) -> u32 {
+    let bytes = memory.get(at as usize..).and_then(|rest| rest.first_chunk());
+    u32::from_le_bytes(*bytes.expect("the netstack's layout is inside its memory"))
+}

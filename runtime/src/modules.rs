@@ -1,0 +1,6 @@
+//! The modules built with this crate: the netstack every guest runs on, and the guests that come with roam.
+
+/// The TCP/IP stack, `netstack/` built to wasm.
+pub const NETSTACK: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/wasm/netstack.wasm"));
+/// Echo, discard and character generator over UDP and TCP.
+pub const ECHO: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/wasm/echo.wasm"));

@@ -1,0 +1,12 @@
+//! Mapping compiled modules.
+
+use std::path::Path;
+
+/// Maps a file that [`wasmtime::Module::serialize`] wrote.
+///
+/// The caller has checked that the file is what this user wrote (see [`crate::engine::Cache`]).
+pub(crate) fn map(engine: &wasmtime::Engine, path: &Path) -> wasmtime::Result<wasmtime::Module> {
+    // SAFETY: the cache hands out only files in a directory that no other user can write, whose content has the digest
+    // recorded when this program serialised a module into it, and never changes a file in place.
+    unsafe { wasmtime::Module::deserialize_file(engine, path) }
+}
