@@ -13,9 +13,10 @@ cd "$root"
 
 # When a build script of cargo calls us, its compiler and flags are for another target.
 unset RUSTC RUSTDOC RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET \
-    MAKEFLAGS CARGO_MAKEFLAGS MFLAGS TARGET HOST RUSTC_LINKER RUSTC_BOOTSTRAP CARGO_PROFILE_RELEASE_DEBUG 2>/dev/null || true
+    MAKEFLAGS CARGO_MAKEFLAGS MFLAGS TARGET HOST RUSTC_LINKER RUSTC_BOOTSTRAP RUSTUP_TOOLCHAIN CARGO_PROFILE_RELEASE_DEBUG 2>/dev/null || true
 unset $(env | sed -n 's/^\(CARGO_CFG_[A-Z0-9_]*\|CARGO_FEATURE_[A-Z0-9_]*\|CARGO_PKG_[A-Z0-9_]*\|CARGO_MANIFEST_[A-Z0-9_]*\)=.*/\1/p') 2>/dev/null || true
-cargo=${CARGO:-cargo}
+# The default toolchain's cargo, whichever toolchain builds what embeds the result (fuzzing takes nightly's).
+cargo=$(command -v cargo || echo "$CARGO")
 export CARGO_TARGET_DIR="$build"
 
 sysroot() { "$1" --print sysroot 2>/dev/null; }

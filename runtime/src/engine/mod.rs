@@ -128,14 +128,18 @@ impl Engine {
         {
             return Ok(GuestModule { module, hash, from_cache: true });
         }
-        let hidden = check::check(bytes)?;
-        let rewritten = rewrite::export_hidden(bytes, &hidden)?;
-        let module = wasmtime::Module::new(&self.wasmtime, &rewritten).map_err(LoadError::Compile)?;
+        let module = wasmtime::Module::new(&self.wasmtime, prepare(bytes)?).map_err(LoadError::Compile)?;
         if let Some(cache) = &self.cache {
             cache.store(key, &module)?;
         }
         Ok(GuestModule { module, hash, from_cache: false })
     }
+}
+
+/// The module as it is compiled: checked, and with its hidden state exported.
+pub fn prepare(bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
+    let hidden = check::check(bytes)?;
+    rewrite::export_hidden(bytes, &hidden)
 }
 
 /// One configuration for all guests. Whatever changes here changes the cache key by itself.

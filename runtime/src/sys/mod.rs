@@ -3,4 +3,4 @@
 
 pub(crate) mod memory;
 pub(crate) mod module;
-pub mod process;
+pub(crate) mod process;

@@ -15,7 +15,7 @@ use nix::unistd::{getpid, getppid};
 
 /// The kernel kills the child (`SIGKILL`) when the *thread* that spawns it ends, however that ends
 /// (`PR_SET_PDEATHSIG`, prctl(2)). So spawn from a thread that outlives the child.
-pub fn die_with_parent(command: &mut Command) -> &mut Command {
+pub(crate) fn die_with_parent(command: &mut Command) -> &mut Command {
     let parent = getpid();
     let prepare = move || {
         prctl::set_pdeathsig(Signal::SIGKILL)?;
@@ -27,7 +27,7 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
 }
 
 /// The child starts in that network namespace (setns(2)); this process stays where it is.
-pub fn in_network(command: &mut Command, namespace: Arc<OwnedFd>) -> &mut Command {
+pub(crate) fn in_network(command: &mut Command, namespace: Arc<OwnedFd>) -> &mut Command {
     let prepare = move || Ok(setns(&*namespace, CloneFlags::CLONE_NEWNET)?);
     // SAFETY: `prepare` makes one system call and touches no heap and no lock, so it is async-signal-safe; the
     // descriptor is open, since the closure owns a count of it.
