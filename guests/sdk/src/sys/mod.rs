@@ -2,6 +2,9 @@
 
 #[cfg(not(target_arch = "wasm32"))]
 mod native;
+#[cfg(target_os = "wasi")]
+#[allow(unsafe_code)]
+mod wasi;
 #[cfg(target_arch = "wasm32")]
 #[allow(unsafe_code)]
 mod wasm;
