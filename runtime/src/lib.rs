@@ -20,6 +20,7 @@ pub mod cli;
 pub mod engine;
 pub mod guest;
 pub mod lab;
+pub mod load;
 pub mod modules;
 pub mod net;
 mod sys;

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 success, 1 it ran and failed (or found what it looks for, see the command), 2 usage.
 
+mod load;
 mod run;
 mod units;
 
@@ -22,6 +23,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Load(load::Arguments),
     Run(run::Arguments),
 }
 
@@ -42,6 +44,7 @@ pub fn main() -> ExitCode {
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
     let result = match arguments.command {
+        Command::Load(arguments) => load::run(arguments),
         Command::Run(arguments) => run::run(arguments),
     };
     result.unwrap_or_else(|error| {
