@@ -10,19 +10,22 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{getpid, getppid};
 
 /// The kernel kills the child (`SIGKILL`) when the *thread* that spawns it ends, however that ends
-/// (`PR_SET_PDEATHSIG`, prctl(2)). So spawn from a thread that outlives the child.
+/// (`PR_SET_PDEATHSIG`, prctl(2)). So spawn from a thread that
+/// outlives the child. The child starts with no signal blocked.
 pub(crate) fn die_with_parent(command: &mut Command) -> &mut Command {
     let parent = getpid();
     let prepare = move || {
         prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // A thread that waits for signals has blocked them for whoever it spawns, too.
+        SigSet::empty().thread_set_mask()?;
         // The parent may have died before the line above.
         if getppid() != parent { Err(io::Error::from(Errno::ESRCH)) } else { Ok(()) }
     };
-    // SAFETY: `prepare` makes two system calls and touches no heap and no lock, so it is async-signal-safe.
+    // SAFETY: `prepare` makes system calls only and touches no heap and no lock, so it is async-signal-safe.
     unsafe { command.pre_exec(prepare) }
 }
 
