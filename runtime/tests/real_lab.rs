@@ -1,5 +1,7 @@
 //! The lab itself, with kernel servers: addresses work at once, processes and devices go with their owners.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::io::{Read, Write};

@@ -8,18 +8,19 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use nix::sys::signal::{SigSet, Signal};
 
+use super::units;
 use crate::demo::{self, Options, Style};
 use crate::lab;
 
 /// Shows four guests serve ordinary clients, in network namespaces that leave nothing behind.
 ///
 /// Needs no root where the kernel lets users have user namespaces. Exit code: 0 when all went well, 1 when something
-/// was lost, changed or not answered, 2 when the demo could not take place.
+/// was lost, changed or not answered, or when the demo could not take place.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// How long each of the load runs takes, seconds.
-    #[arg(long, default_value_t = 4.0, value_name = "SECONDS")]
-    duration: f64,
+pub(super) struct Arguments {
+    /// How long each of the load runs takes.
+    #[arg(long, default_value = "4s", value_parser = units::duration, value_name = "TIME")]
+    duration: Duration,
     /// Print nothing but the results, as one line of JSON.
     #[arg(long)]
     json: bool,
@@ -28,25 +29,23 @@ pub struct Args {
     guests: Option<PathBuf>,
 }
 
-/// The longest load run: the demo is for looking at.
-const DURATION_S_MAX: f64 = 600.0;
+const DURATION_MIN: Duration = Duration::from_millis(100);
+/// The demo is for looking at.
+const DURATION_MAX: Duration = Duration::from_secs(600);
 
 /// Runs the demo. Call it while the process has one thread: that is what a user namespace takes.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    ensure!(
-        args.duration > 0.0 && args.duration <= DURATION_S_MAX,
-        "--duration {}: more than 0, at most {DURATION_S_MAX} seconds",
-        args.duration
-    );
+pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let duration = arguments.duration;
+    ensure!((DURATION_MIN..=DURATION_MAX).contains(&duration), "--duration {duration:?}: 100ms to 10m");
     if !lab::has_rights() {
         lab::enter_user_namespace()?;
     }
     leave_cleanly_when_interrupted()?;
     let options = Options {
-        duration: Duration::from_secs_f64(args.duration),
+        duration,
         roam: std::env::current_exe().context("finding the roam binary")?,
-        guests: args.guests,
-        style: if args.json { Style::Json } else { Style::Text },
+        guests: arguments.guests,
+        style: if arguments.json { Style::Json } else { Style::Text },
     };
     let report = demo::run(&options)?;
     Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(1) })

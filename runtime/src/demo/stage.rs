@@ -115,7 +115,9 @@ impl Guest {
         };
         let arguments = format!("--tap {} --ip {}/24 --ip6 {}/64", role.name, role.ip, role.ip6);
         let mut command = lab.host().command(&options.roam);
-        command.arg("run").arg::<PathBuf>(path).args(arguments.split(' '));
+        // Whatever the user's environment says, the guest must say when it is ready.
+        command.env("ROAM_LOG", "info").arg("run").arg::<PathBuf>(path);
+        command.args(arguments.split(' ')).args(["--name", role.name]);
         let process = Process::spawn(command)?;
         Ok(Self { role, process, command: format!("roam run {shown} {arguments}"), _module: module })
     }

@@ -90,12 +90,16 @@ impl Process {
         }
     }
 
-    /// How it ended, or `None` when it runs longer than `limit`.
+    /// How it ended, with all of its output there; or `None` when it runs longer than `limit`.
     pub fn wait(&mut self, limit: Duration) -> Result<Option<ExitStatus>, LabError> {
         let deadline = Instant::now() + limit;
         loop {
             match self.poll()? {
-                Some(status) => return Ok(Some(status)),
+                Some(status) => {
+                    self.stdout.wait_until(TRAILING_OUTPUT_LIMIT, |_| false);
+                    self.stderr.wait_until(TRAILING_OUTPUT_LIMIT, |_| false);
+                    return Ok(Some(status));
+                }
                 None if Instant::now() >= deadline => return Ok(None),
                 None => thread::sleep(WAIT_STEP),
             }
@@ -116,8 +120,6 @@ impl Process {
             status
         })?;
         let Some(status) = status else { return Err(self.timed_out(limit)) };
-        self.stdout.wait_until(TRAILING_OUTPUT_LIMIT, |_| false);
-        self.stderr.wait_until(TRAILING_OUTPUT_LIMIT, |_| false);
         Ok(Finished { line: self.line.clone(), status, stdout: self.stdout(), stderr: self.stderr() })
     }
 
