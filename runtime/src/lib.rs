@@ -6,7 +6,7 @@
 //!                       net/     TAP ⇄ rings, offload, watchdog             │ and frames are arguments
 //!                       sys/     the only unsafe                            ┘ (engine and guest)
 //!  roam load ─ cli/ ──> load/    open-loop client
-//!  roam demo ─ cli/ ──> lab/     network namespaces that clean up after themselves
+//!  roam demo ─ cli/ ──> demo/    what a newcomer sees, on lab/: namespaces that clean up after themselves
 //! ```
 //!
 //! Read [`guest`] first: it is what everything else serves. Invariants:
@@ -17,6 +17,7 @@
 //! - Whatever a guest, a frame or a file does ends in a typed error or a counter, never in a panic of the host.
 
 pub mod cli;
+pub mod demo;
 pub mod engine;
 pub mod guest;
 pub mod lab;

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 success, 1 it ran and failed (or found what it looks for, see the command), 2 usage.
 
+mod demo;
 mod load;
 mod run;
 mod units;
@@ -23,6 +24,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Arguments),
     Load(load::Arguments),
     Run(run::Arguments),
 }
@@ -44,6 +46,7 @@ pub fn main() -> ExitCode {
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
     let result = match arguments.command {
+        Command::Demo(arguments) => demo::run(arguments),
         Command::Load(arguments) => load::run(arguments),
         Command::Run(arguments) => run::run(arguments),
     };
