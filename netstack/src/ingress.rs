@@ -129,8 +129,8 @@ impl Netstack {
         let recipient = match packet.protocol {
             TCP => self.recipient_tcp(packet, target),
             UDP => self.recipient_udp(packet, target),
-            ICMP | ICMPV6 => match packet.echo_ident().and_then(|ident| self.demux.echo.get(&ident)) {
-                Some(index) => Recipient::Socket(*index),
+            ICMP | ICMPV6 => match packet.echo_ident().and_then(|ident| self.demux.echo.find(packet.to, ident, true)) {
+                Some(index) => Recipient::Socket(index),
                 None => Recipient::Nobody,
             },
             _ if target == Target::Group => Recipient::None,
@@ -145,7 +145,7 @@ impl Netstack {
     fn recipient_udp(&mut self, packet: &Packet<'_>, target: Target) -> Recipient {
         let Some((_, port)) = packet.ports() else { return Recipient::None };
         let to_group = target == Target::Group;
-        match crate::socket::bound(&self.demux.udp, packet.to, port, to_group) {
+        match self.demux.udp.find(packet.to, port, to_group) {
             Some(index) => Recipient::Socket(index),
             // RFC 1122, section 3.2.2: no errors about what was sent to many.
             None if to_group => Recipient::None,
@@ -167,11 +167,7 @@ impl Netstack {
                 return Recipient::Socket(index);
             }
         }
-        let listener = if segment.opens {
-            crate::socket::bound(&self.demux.listeners, packet.to, segment.to_port, false)
-        } else {
-            None
-        };
+        let listener = if segment.opens { self.demux.listeners.find(packet.to, segment.to_port, false) } else { None };
         match listener {
             Some(listener) if packet.fragment.is_none() => match self.open_half(listener, flow) {
                 Some(index) => Recipient::Socket(index),

@@ -20,6 +20,7 @@ mod settle;
 mod socket;
 mod stats;
 mod sys;
+mod timers;
 
 pub use config::{
     CONFIG_BYTES_MAX, Cidr, Config, ConfigError, MTU_BYTES_MAX, MTU_BYTES_MIN, MTU_BYTES_MIN_IPV6, RING_BYTES_DEFAULT,

@@ -1,10 +1,6 @@
 //! The stack: its parts, and the order in which a poll runs them.
 
-use alloc::{
-    collections::{BTreeSet, VecDeque},
-    vec,
-    vec::Vec,
-};
+use alloc::{collections::VecDeque, vec, vec::Vec};
 
 use roam_abi::Event;
 use smoltcp::{
@@ -21,6 +17,7 @@ use crate::{
     link::Link,
     random::Random,
     socket::{Demux, Index, Single, Table},
+    timers::Timers,
 };
 
 /// How long pieces of a packet wait for the rest. Short, because few packets are reassembled at a time and a flood of
@@ -54,7 +51,7 @@ pub struct Netstack {
     pub(crate) time_wait: VecDeque<Index>,
     pub(crate) events: VecDeque<Index>,
     pub(crate) dirty: VecDeque<Index>,
-    pub(crate) timers: BTreeSet<(i64, Index)>,
+    pub(crate) timers: Timers,
     pub(crate) random: Random,
     pub(crate) now_ns: i64,
     /// A packet is being sent in fragments. smoltcp can do that for one packet at a time, so nothing else may be sent
@@ -92,13 +89,13 @@ impl Netstack {
             capabilities,
             link,
             table: Table::default(),
-            demux: Demux::default(),
+            demux: Demux::new(random.next()),
             nobody: SocketSet::new(Vec::new()),
             pool: Vec::new(),
             time_wait: VecDeque::new(),
             events: VecDeque::new(),
             dirty: VecDeque::new(),
-            timers: BTreeSet::new(),
+            timers: Timers::default(),
             random,
             now_ns: 0,
             fragmenting: false,
@@ -149,7 +146,7 @@ impl Netstack {
         if !self.dirty.is_empty() || self.fragmenting {
             return Some(self.now_ns);
         }
-        let timer = self.timers.first().map(|(at_ns, _)| *at_ns);
+        let timer = self.timers.first().map(|(at_ns, _)| at_ns);
         let deadline = timer.into_iter().chain(self.link.deadline()).min()?;
         Some(deadline.max(self.now_ns))
     }

@@ -179,9 +179,7 @@ impl Netstack {
     /// Takes a socket out of the stack.
     pub(crate) fn release(&mut self, index: Index) {
         let Some(socket) = self.table.remove(index) else { return };
-        if let Some(at_ns) = socket.armed_ns {
-            self.timers.remove(&(at_ns, index));
-        }
+        self.timers.clear(index);
         match socket.kind {
             Kind::Tcp(tcp) => {
                 self.demux.remove_flow(tcp.flow, index);
@@ -256,12 +254,11 @@ impl Netstack {
 
     /// Lets all timers that are due expire.
     pub(crate) fn expire(&mut self) {
-        while let Some((at_ns, index)) = self.timers.first().copied()
+        while let Some((at_ns, index)) = self.timers.first()
             && at_ns <= self.now_ns
         {
-            self.timers.pop_first();
-            let Some(socket) = self.table.get_mut(index) else { continue };
-            socket.armed_ns = None;
+            self.timers.clear(index);
+            let Some(socket) = self.table.get(index) else { continue };
             if let Kind::Tcp(tcp) = &socket.kind
                 && tcp.expires_ns.is_some_and(|expires_ns| expires_ns <= self.now_ns)
             {
@@ -284,8 +281,8 @@ impl Netstack {
     /// Sets the timer of a connection that has nothing to send now.
     fn arm(&mut self, index: Index) {
         let (now, now_ns) = (self.now(), self.now_ns);
-        let Self { iface, table, timers, .. } = self;
-        let Some(socket) = table.get_mut(index) else { return };
+        let Self { iface, table, .. } = self;
+        let Some(socket) = table.get(index) else { return };
         let Kind::Tcp(tcp) = &socket.kind else { return };
         let poll_ns = iface.poll_at(now, &tcp.single.set).map(|at| match at.total_micros().saturating_mul(1000) {
             at_ns if at_ns <= now_ns => now_ns + RETRY_NS,
@@ -293,13 +290,9 @@ impl Netstack {
         });
         let Some(at_ns) = poll_ns.into_iter().chain(tcp.expires_ns).min() else { return };
         // A timer that is set too early costs one look at the socket; moving it with every packet would cost more.
-        match socket.armed_ns {
-            Some(armed_ns) if armed_ns <= at_ns => return,
-            Some(armed_ns) => _ = timers.remove(&(armed_ns, index)),
-            None => {}
+        if self.timers.due_ns(index).is_none_or(|due_ns| due_ns > at_ns) {
+            self.timers.set(index, at_ns);
         }
-        socket.armed_ns = Some(at_ns);
-        timers.insert((at_ns, index));
     }
 
     fn is_sent(&self, index: Index) -> bool {

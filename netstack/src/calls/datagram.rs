@@ -20,7 +20,7 @@ use smoltcp::{
 use super::buffer_bytes;
 use crate::{
     Netstack, SocketId,
-    socket::{Bind, Datagram, Index, Kind, Scope, Single, Socket, is_taken},
+    socket::{Bind, Datagram, Index, Kind, Scope, Single, Socket},
 };
 
 /// A queue for datagrams has one place for this many bytes, within limits.
@@ -40,11 +40,11 @@ impl Netstack {
         let bind = match local.port() {
             0 => {
                 let mut ports = self.random.ports().map(|port| Bind { port, scope });
-                ports.find(|bind| !is_taken(&self.demux.udp, *bind)).ok_or(Errno::ADDRINUSE)?
+                ports.find(|bind| !self.demux.udp.is_taken(*bind)).ok_or(Errno::ADDRINUSE)?
             }
             port => Bind { port, scope },
         };
-        if is_taken(&self.demux.udp, bind) {
+        if self.demux.udp.is_taken(bind) {
             return Err(Errno::ADDRINUSE);
         }
         if self.table.is_full() {
@@ -63,7 +63,8 @@ impl Netstack {
     /// with their type; checksums are filled in. Errors as for [`Netstack::udp_open`].
     pub fn icmp_open(&mut self, ident: u16, rx_bytes: usize, tx_bytes: usize) -> Result<SocketId, Errno> {
         let (rx_bytes, tx_bytes) = (buffer_bytes(rx_bytes)?, buffer_bytes(tx_bytes)?);
-        if self.demux.echo.contains_key(&ident) {
+        let bind = Bind { port: ident, scope: Scope::Any };
+        if self.demux.echo.is_taken(bind) {
             return Err(Errno::ADDRINUSE);
         }
         if self.table.is_full() {
@@ -73,9 +74,8 @@ impl Netstack {
             |bytes| icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; datagrams(bytes)], vec![0; bytes]);
         let mut socket = icmp::Socket::new(queue(rx_bytes), queue(tx_bytes));
         socket.bind(icmp::Endpoint::Ident(ident)).map_err(|_| Errno::INVAL)?;
-        let bind = Bind { port: ident, scope: Scope::Any };
         let index = self.table.insert(Socket::new(Kind::Icmp(Datagram::new(Single::new(socket), bind))))?;
-        self.demux.echo.insert(ident, index);
+        self.demux.echo.insert(bind, index);
         Ok(self.table.id(index))
     }
 
@@ -154,11 +154,11 @@ impl Netstack {
         match self.table.get_mut(index).map(|socket| &mut socket.kind) {
             Some(Kind::Udp(datagram)) => {
                 datagram.is_closed = true;
-                self.demux.udp.remove(&datagram.bind);
+                self.demux.udp.remove(datagram.bind);
             }
             Some(Kind::Icmp(datagram)) => {
                 datagram.is_closed = true;
-                self.demux.echo.remove(&datagram.bind.port);
+                self.demux.echo.remove(datagram.bind);
             }
             _ => return,
         }

@@ -16,7 +16,7 @@ use smoltcp::{
 use super::buffer_bytes;
 use crate::{
     Netstack, SocketId,
-    socket::{Bind, Flow, Index, Kind, Listener, Options, Owner, Scope, Seen, Socket, Tcp, is_taken},
+    socket::{Bind, Flow, Index, Kind, Listener, Options, Owner, Scope, Seen, Socket, Tcp},
 };
 
 /// How long a peer has to complete the handshake.
@@ -37,11 +37,11 @@ impl Netstack {
         let bind = match local.port() {
             0 => {
                 let mut ports = self.random.ports().map(|port| Bind { port, scope });
-                ports.find(|bind| !is_taken(&self.demux.listeners, *bind)).ok_or(Errno::ADDRINUSE)?
+                ports.find(|bind| !self.demux.listeners.is_taken(*bind)).ok_or(Errno::ADDRINUSE)?
             }
             port => Bind { port, scope },
         };
-        if is_taken(&self.demux.listeners, bind) {
+        if self.demux.listeners.is_taken(bind) {
             return Err(Errno::ADDRINUSE);
         }
         let listener = Listener {
@@ -131,7 +131,7 @@ impl Netstack {
         let Some(Kind::Listener(listener)) = self.kind(index) else { return };
         let (bind, half_open) = (listener.bind, core::mem::take(&mut listener.half_open));
         let ready = core::mem::take(&mut listener.ready);
-        self.demux.listeners.remove(&bind);
+        self.demux.listeners.remove(bind);
         for index in half_open {
             self.release(index);
         }

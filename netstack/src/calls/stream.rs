@@ -35,7 +35,7 @@ impl Netstack {
         let source = self.check_remote(to.ip())?;
         let mut flows = self.random.ports().map(|port| Flow { local: SocketAddr::new(source, port), peer: to });
         let demux = &self.demux;
-        let flow = flows.find(|flow| !demux.flows.contains_key(flow)).ok_or(Errno::ADDRINUSE)?;
+        let flow = flows.find(|flow| demux.flows.get(flow).is_none()).ok_or(Errno::ADDRINUSE)?;
         let mut single = self.tcp_socket(rx_bytes, tx_bytes);
         let socket: &mut tcp::Socket<'static> = single.get_mut();
         let local = IpListenEndpoint::from(IpEndpoint::from(flow.local));

@@ -1,9 +1,6 @@
 //! Neighbours on the link: their MACs, and the frames that wait for one.
 
-use alloc::{
-    collections::{BTreeMap, VecDeque},
-    vec::Vec,
-};
+use alloc::{boxed::Box, collections::VecDeque, vec::Vec};
 use core::net::IpAddr;
 
 /// Neighbours remembered; the one heard of longest ago makes room.
@@ -38,10 +35,14 @@ struct Neighbor {
     held: VecDeque<Held>,
 }
 
+/// Neighbours in order of their addresses.
+#[derive(Debug, Default)]
+struct Known(Vec<(IpAddr, Box<Neighbor>)>);
+
 /// Everybody on the link we have dealt with.
 #[derive(Debug, Default)]
 pub(super) struct Neighbors {
-    known: BTreeMap<IpAddr, Neighbor>,
+    known: Known,
     /// Those with a question open: a subset, so that timers cost nothing while there are none.
     asking: Vec<IpAddr>,
     held_bytes: usize,
@@ -59,7 +60,7 @@ impl Neighbors {
         {
             return Some(mac);
         }
-        let neighbor = self.known.get_mut(&hop)?;
+        let neighbor = self.known.get_mut(hop)?;
         let mac = neighbor.mac?;
         let fresh_until_ns = neighbor.heard_ns + FRESH_NS;
         if now_ns < fresh_until_ns {
@@ -80,7 +81,7 @@ impl Neighbors {
         {
             return;
         }
-        if self.known.get(&hop).is_some_and(|neighbor| neighbor.mac == Some(mac)) {
+        if self.known.get(hop).is_some_and(|neighbor| neighbor.mac == Some(mac)) {
             self.learn(hop, mac, false, false, now_ns);
             self.last = Some((hop, mac, now_ns + FRESH_NS));
         }
@@ -89,11 +90,11 @@ impl Neighbors {
     /// `hop` says its MAC is `mac`. A stranger is remembered with `create`; a MAC that is known is only replaced with
     /// `replace`.
     pub(super) fn learn(&mut self, hop: IpAddr, mac: [u8; 6], create: bool, replace: bool, now_ns: i64) {
-        if create && !self.known.contains_key(&hop) {
+        if create && self.known.get(hop).is_none() {
             self.make_room();
             self.known.insert(hop, Neighbor::default());
         }
-        let Some(neighbor) = self.known.get_mut(&hop) else { return };
+        let Some(neighbor) = self.known.get_mut(hop) else { return };
         if !replace && neighbor.mac.is_some_and(|known| known != mac) {
             return;
         }
@@ -108,7 +109,7 @@ impl Neighbors {
     /// Keeps a frame for `hop` and has it asked for. Returns how many frames were given up.
     pub(super) fn hold(&mut self, hop: IpAddr, frame: Vec<u8>, segment_bytes: u16, now_ns: i64) -> u64 {
         let mut lost = 0;
-        if !self.known.contains_key(&hop) {
+        if self.known.get(hop).is_none() {
             if self.asking.len() >= ASKING_MAX {
                 let oldest = self.asking[0];
                 lost += self.forget(oldest);
@@ -118,7 +119,7 @@ impl Neighbors {
             let asking = Neighbor { heard_ns: now_ns, ask_at_ns: Some(now_ns), ..Neighbor::default() };
             self.known.insert(hop, asking);
         }
-        let Some(neighbor) = self.known.get_mut(&hop) else { return lost };
+        let Some(neighbor) = self.known.get_mut(hop) else { return lost };
         if self.held_bytes + frame.len() > HELD_BYTES_MAX {
             return lost + 1;
         }
@@ -146,14 +147,14 @@ impl Neighbors {
 
     /// A neighbour to ask now, and its MAC if it had one.
     pub(super) fn due(&self, now_ns: i64) -> Option<(IpAddr, Option<[u8; 6]>)> {
-        let due = |hop: &&IpAddr| self.known.get(*hop).and_then(|n| n.ask_at_ns).is_some_and(|at| at <= now_ns);
+        let due = |hop: &&IpAddr| self.known.get(**hop).and_then(|n| n.ask_at_ns).is_some_and(|at| at <= now_ns);
         let hop = *self.asking.iter().find(due)?;
-        Some((hop, self.known.get(&hop).and_then(|neighbor| neighbor.mac)))
+        Some((hop, self.known.get(hop).and_then(|neighbor| neighbor.mac)))
     }
 
     /// `hop` has been asked.
     pub(super) fn asked(&mut self, hop: IpAddr, now_ns: i64) {
-        if let Some(neighbor) = self.known.get_mut(&hop) {
+        if let Some(neighbor) = self.known.get_mut(hop) {
             neighbor.asks += 1;
             neighbor.ask_at_ns = Some(now_ns + ASK_NS);
         }
@@ -161,9 +162,8 @@ impl Neighbors {
 
     /// Forgets who was asked often enough. Returns how many frames were given up.
     pub(super) fn expire(&mut self, now_ns: i64) -> u64 {
-        let known = &self.known;
         let silent = |hop: &&IpAddr| {
-            known.get(*hop).is_some_and(|n| n.asks >= ASKS_MAX && n.ask_at_ns.is_some_and(|at| at <= now_ns))
+            self.known.get(**hop).is_some_and(|n| n.asks >= ASKS_MAX && n.ask_at_ns.is_some_and(|at| at <= now_ns))
         };
         let silent: Vec<IpAddr> = self.asking.iter().filter(silent).copied().collect();
         silent.into_iter().map(|hop| self.forget(hop)).sum()
@@ -173,14 +173,14 @@ impl Neighbors {
         if !self.released.is_empty() {
             return Some(i64::MIN);
         }
-        self.asking.iter().filter_map(|hop| self.known.get(hop)?.ask_at_ns).min()
+        self.asking.iter().filter_map(|hop| self.known.get(*hop)?.ask_at_ns).min()
     }
 
     fn make_room(&mut self) {
-        if self.known.len() < NEIGHBORS_MAX {
+        if self.known.0.len() < NEIGHBORS_MAX {
             return;
         }
-        let oldest = self.known.iter().min_by_key(|(_, neighbor)| neighbor.heard_ns).map(|(hop, _)| *hop);
+        let oldest = self.known.0.iter().min_by_key(|(_, neighbor)| neighbor.heard_ns).map(|(hop, _)| *hop);
         if let Some(oldest) = oldest {
             self.forget(oldest);
         }
@@ -189,9 +189,33 @@ impl Neighbors {
     fn forget(&mut self, hop: IpAddr) -> u64 {
         self.last = None;
         self.asking.retain(|asking| *asking != hop);
-        let held = self.known.remove(&hop).map(|neighbor| neighbor.held).unwrap_or_default();
+        let held = self.known.remove(hop).map(|neighbor| neighbor.held).unwrap_or_default();
         self.held_bytes -= held.iter().map(|held| held.frame.len()).sum::<usize>();
         held.len() as u64
+    }
+}
+
+impl Known {
+    fn get(&self, hop: IpAddr) -> Option<&Neighbor> {
+        self.place(hop).ok().map(|place| &*self.0[place].1)
+    }
+
+    fn get_mut(&mut self, hop: IpAddr) -> Option<&mut Neighbor> {
+        self.place(hop).ok().map(|place| &mut *self.0[place].1)
+    }
+
+    fn insert(&mut self, hop: IpAddr, neighbor: Neighbor) {
+        if let Err(place) = self.place(hop) {
+            self.0.insert(place, (hop, Box::new(neighbor)));
+        }
+    }
+
+    fn remove(&mut self, hop: IpAddr) -> Option<Box<Neighbor>> {
+        self.place(hop).ok().map(|place| self.0.remove(place).1)
+    }
+
+    fn place(&self, hop: IpAddr) -> Result<usize, usize> {
+        self.0.binary_search_by(|(other, _)| other.cmp(&hop))
     }
 }
 
@@ -235,7 +259,7 @@ mod tests {
             neighbors.asked(hop(1), second * ASK_NS);
         }
         assert_eq!(neighbors.expire(i64::from(ASKS_MAX) * ASK_NS), HELD_FRAMES_MAX as u64);
-        assert_eq!((neighbors.known.len(), neighbors.held_bytes), (0, 0));
+        assert_eq!((neighbors.known.0.len(), neighbors.held_bytes), (0, 0));
     }
 
     #[test]
@@ -269,10 +293,10 @@ mod tests {
         for last in 0..3000 {
             neighbors.learn(hop(last), MAC, true, true, i64::from(last));
             neighbors.hold(hop(last + 10_000), vec![0; 9000], 0, i64::from(last));
-            assert!(neighbors.known.len() <= NEIGHBORS_MAX && neighbors.asking.len() <= ASKING_MAX);
+            assert!(neighbors.known.0.len() <= NEIGHBORS_MAX && neighbors.asking.len() <= ASKING_MAX);
             assert!(neighbors.held_bytes <= HELD_BYTES_MAX);
         }
-        let held: usize = neighbors.known.values().flat_map(|n| &n.held).map(|held| held.frame.len()).sum();
+        let held: usize = neighbors.known.0.iter().flat_map(|(_, n)| &n.held).map(|held| held.frame.len()).sum();
         assert_eq!(held, neighbors.held_bytes);
     }
 }

@@ -4,12 +4,14 @@
 //! a timer costs the same with one socket as with thousands. (smoltcp walks all sockets of a set for each of them.)
 
 mod demux;
+mod flows;
 mod state;
 mod table;
 
 pub use self::table::SocketId;
 pub(crate) use self::{
-    demux::{Bind, Demux, Flow, FragmentKey, Scope, bound, is_taken},
+    demux::{Bind, Demux, FragmentKey, Scope},
+    flows::{Flow, Flows},
     state::{Datagram, Kind, Listener, Options, Owner, Seen, Single, Socket, Tcp},
     table::{Index, Table},
 };

@@ -20,8 +20,6 @@ pub(crate) struct Socket {
     pub(crate) has_event: bool,
     /// It is in the queue of sockets that may have something to send.
     pub(crate) is_dirty: bool,
-    /// Its entry among the timers.
-    pub(crate) armed_ns: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -133,7 +131,7 @@ impl Single {
 
 impl Socket {
     pub(crate) fn new(kind: Kind) -> Self {
-        Self { kind, has_event: false, is_dirty: false, armed_ns: None }
+        Self { kind, has_event: false, is_dirty: false }
     }
 
     /// Whether the guest holds a handle of it.

@@ -303,7 +303,13 @@ pub(crate) fn tcp_frame(
 }
 
 /// A UDP datagram without checksums, over IPv4.
-pub(crate) fn udp_frame(from_mac: [u8; 6], to_mac: [u8; 6], from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn udp_frame(
+    from_mac: [u8; 6],
+    to_mac: [u8; 6],
+    from: SocketAddr,
+    to: SocketAddr,
+    payload: &[u8],
+) -> Vec<u8> {
     let (IpAddr::V4(source), IpAddr::V4(target)) = (from.ip(), to.ip()) else { panic!("IPv4 only") };
     let [high, low] = (28 + payload.len() as u16).to_be_bytes();
     let mut frame = [&to_mac[..], &from_mac, &[8, 0, 0x45, 0, high, low, 0, 0, 0, 0, 64, 17, 0, 0]].concat();
