@@ -1,15 +1,28 @@
-//! The whole stack.
+//! The stack: its parts, and the order in which a poll runs them.
 
-use core::net::SocketAddr;
+use alloc::{collections::VecDeque, vec, vec::Vec};
 
-use alloc::{vec, vec::Vec};
-use roam_abi::{Errno, Event, SocketOption};
+use roam_abi::Event;
+use smoltcp::{
+    iface::{self, Interface, SocketSet},
+    phy::DeviceCapabilities,
+    time::{Duration, Instant},
+    wire::{HardwareAddress, IpCidr},
+};
 
-use crate::{Config, ConfigError, Ring, Stats};
+use crate::{
+    Config, ConfigError, Ring, Stats,
+    address::Addresses,
+    device::{self, Device, Output},
+    link::Link,
+    random::Random,
+    socket::{Demux, Index, Single, Table},
+    timers::Timers,
+};
 
-/// A socket's handle. Never negative as an `i32`; one that is closed is never mistaken for a later one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SocketId(pub u32);
+/// How long pieces of a packet wait for the rest. Short, because few packets are reassembled at a time and a flood of
+/// pieces must not keep others out for long.
+const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What [`Netstack::poll`] leaves to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,93 +34,162 @@ pub struct Polled {
 }
 
 /// A network interface and its sockets.
-#[derive(Debug)]
+///
+/// The host writes frames into [`Netstack::rx`], calls [`Netstack::poll`], and takes frames out of [`Netstack::tx`].
+/// Calls on sockets never block and never send by themselves: what they cause leaves with the next poll.
 pub struct Netstack {
+    pub(crate) iface: Interface,
+    pub(crate) capabilities: DeviceCapabilities,
+    pub(crate) link: Link,
+    pub(crate) table: Table,
+    pub(crate) demux: Demux,
+    /// No sockets at all: what smoltcp gets with a packet nobody wants, so that it answers as it should.
+    pub(crate) nobody: SocketSet<'static>,
+    /// Closed TCP sockets of some sizes (rx, tx), kept for their buffers.
+    pub(crate) pool: Vec<(usize, usize, Single)>,
+    /// Closed connections in TIME-WAIT, oldest first.
+    pub(crate) time_wait: VecDeque<Index>,
+    pub(crate) events: VecDeque<Index>,
+    pub(crate) dirty: VecDeque<Index>,
+    pub(crate) timers: Timers,
+    pub(crate) random: Random,
+    pub(crate) now_ns: i64,
+    /// A packet is being sent in fragments. smoltcp can do that for one packet at a time, so nothing else may be sent
+    /// before it is through.
+    pub(crate) fragmenting: bool,
+    pub(crate) stats: Stats,
     rx: Vec<u8>,
     tx: Vec<u8>,
-    stats: Stats,
 }
 
-#[allow(missing_docs, unused_variables)]
 impl Netstack {
+    /// An interface without sockets.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
         config.check()?;
         let (mut rx, mut tx) = (vec![0; config.rx_ring_bytes as usize], vec![0; config.tx_ring_bytes as usize]);
-        Ring::format(&mut rx).expect("the size was checked");
-        Ring::format(&mut tx).expect("the size was checked");
-        Ok(Self { rx, tx, stats: Stats::default() })
+        Ring::format(&mut rx).expect("the configuration's limits are within the ring's");
+        let ring = Ring::format(&mut tx).expect("the configuration's limits are within the ring's");
+        let (addresses, capabilities) = (Addresses::new(config), device::capabilities(config));
+        let (mut link, mut stats, mut random) = (Link::new(addresses), Stats::default(), Random::new(config.seed));
+        let mut out = Output { ring, now_ns: 0, full: false, fragmenting: false };
+        let mut device =
+            Device { received: None, out: &mut out, link: &mut link, stats: &mut stats, capabilities: &capabilities };
+        let mut iface_config = iface::Config::new(HardwareAddress::Ip);
+        iface_config.random_seed = random.next();
+        let mut iface = Interface::new(iface_config, &mut device, Instant::ZERO);
+        iface.set_reassembly_timeout(REASSEMBLY_TIMEOUT);
+        iface.update_ip_addrs(|addresses| {
+            let ipv4 = config.ipv4.map(|own| IpCidr::new(own.address.into(), own.prefix));
+            let ipv6 = config.ipv6.map(|own| IpCidr::new(own.address.into(), own.prefix));
+            let link_local = config.link_local().map(|address| IpCidr::new(address.into(), 64));
+            addresses.extend([ipv4, ipv6, link_local].into_iter().flatten());
+        });
+        Ok(Self {
+            iface,
+            capabilities,
+            link,
+            table: Table::default(),
+            demux: Demux::new(random.next()),
+            nobody: SocketSet::new(Vec::new()),
+            pool: Vec::new(),
+            time_wait: VecDeque::new(),
+            events: VecDeque::new(),
+            dirty: VecDeque::new(),
+            timers: Timers::default(),
+            random,
+            now_ns: 0,
+            fragmenting: false,
+            stats,
+            rx,
+            tx,
+        })
     }
+
+    /// Receives, lets timers expire, and sends, at the time `now_ns` of the guest's clock (which never runs back: an
+    /// earlier time than before counts as that).
     pub fn poll(&mut self, now_ns: i64) -> Polled {
-        Polled::default()
+        self.now_ns = self.now_ns.max(now_ns);
+        let (mut rx, mut tx) = (core::mem::take(&mut self.rx), core::mem::take(&mut self.tx));
+        let polled = self.poll_rings(&mut rx, &mut tx);
+        (self.rx, self.tx) = (rx, tx);
+        self.stats.sockets = self.table.len() as u64;
+        polled
     }
-    pub fn deadline(&mut self) -> Option<i64> {
-        None
+
+    fn poll_rings(&mut self, rx: &mut [u8], tx: &mut [u8]) -> Polled {
+        let (mut rx, ring) = (attach(rx, &mut self.stats), attach(tx, &mut self.stats));
+        let mut out = Output { ring, now_ns: self.now_ns, full: false, fragmenting: self.fragmenting };
+        self.stats.rx_ring_dropped = rx.dropped();
+        self.expire();
+        if self.finish_fragments(&mut out) {
+            self.ingress(&mut rx, &mut out);
+            self.egress(&mut out);
+        }
+        let flushed = self.link.flush(self.now_ns, &mut out.ring, &mut self.stats);
+        self.fragmenting = out.fragmenting;
+        let again = !rx.is_empty() || out.full || !flushed || !self.dirty.is_empty();
+        Polled { ready: !self.events.is_empty(), again }
     }
+
+    /// The ring the host writes received frames to.
     pub fn rx(&mut self) -> Ring<'_> {
-        Ring::attach(&mut self.rx).expect("formatted")
+        attach(&mut self.rx, &mut self.stats)
     }
+
+    /// The ring the host takes frames to send from.
     pub fn tx(&mut self) -> Ring<'_> {
-        Ring::attach(&mut self.tx).expect("formatted")
+        attach(&mut self.tx, &mut self.stats)
     }
+
+    /// When the next [`Netstack::poll`] is due though no frame comes and the guest does nothing, on the guest's clock.
+    pub fn deadline(&mut self) -> Option<i64> {
+        if !self.dirty.is_empty() || self.fragmenting {
+            return Some(self.now_ns);
+        }
+        let timer = self.timers.first().map(|(at_ns, _)| at_ns);
+        let deadline = timer.into_iter().chain(self.link.deadline()).min()?;
+        Some(deadline.max(self.now_ns))
+    }
+
+    /// What may have changed on which sockets since the last call, into `out`; returns how many events that are.
     pub fn ready(&mut self, out: &mut [Event]) -> usize {
-        0
+        let mut count = 0;
+        while let Some(place) = out.get_mut(count)
+            && let Some(index) = self.events.pop_front()
+        {
+            if let Some(flags) = self.take_event(index) {
+                *place = Event { socket: self.table.id(index).0, flags };
+                count += 1;
+            }
+        }
+        count
     }
-    pub fn udp_open(&mut self, local: SocketAddr, rx_bytes: usize, tx_bytes: usize) -> Result<SocketId, Errno> {
-        Err(Errno::NOSYS)
+
+    /// The counters.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
     }
-    pub fn icmp_open(&mut self, ident: u16, rx_bytes: usize, tx_bytes: usize) -> Result<SocketId, Errno> {
-        Err(Errno::NOSYS)
-    }
-    pub fn send_to(&mut self, id: SocketId, to: SocketAddr, len: usize) -> Result<&mut [u8], Errno> {
-        Err(Errno::NOSYS)
-    }
-    pub fn recv_from(&mut self, id: SocketId) -> Result<(&[u8], SocketAddr), Errno> {
-        Err(Errno::NOSYS)
-    }
-    pub fn tcp_listen(
-        &mut self,
-        local: SocketAddr,
-        backlog: usize,
-        rx_bytes: usize,
-        tx_bytes: usize,
-    ) -> Result<SocketId, Errno> {
-        Err(Errno::NOSYS)
-    }
-    pub fn accept(&mut self, id: SocketId) -> Result<(SocketId, SocketAddr), Errno> {
-        Err(Errno::NOSYS)
-    }
-    pub fn tcp_connect(&mut self, to: SocketAddr, rx_bytes: usize, tx_bytes: usize) -> Result<SocketId, Errno> {
-        Err(Errno::NOSYS)
-    }
-    pub fn send(&mut self, id: SocketId, len_max: usize) -> Result<&mut [u8], Errno> {
-        Err(Errno::NOSYS)
-    }
-    pub fn recv(&mut self, id: SocketId, cap: usize) -> Result<&[u8], Errno> {
-        Err(Errno::NOSYS)
-    }
-    pub fn shutdown(&mut self, id: SocketId) -> Result<(), Errno> {
-        Err(Errno::NOSYS)
-    }
-    pub fn close(&mut self, id: SocketId) -> Result<(), Errno> {
-        Err(Errno::NOSYS)
-    }
-    pub fn abort(&mut self, id: SocketId) -> Result<(), Errno> {
-        Err(Errno::NOSYS)
-    }
-    pub fn set_option(&mut self, id: SocketId, option: SocketOption, value: i64) -> Result<(), Errno> {
-        Err(Errno::NOSYS)
-    }
-    pub fn local_addr(&self, id: SocketId) -> Result<SocketAddr, Errno> {
-        Err(Errno::NOSYS)
-    }
-    pub fn peer_addr(&self, id: SocketId) -> Result<SocketAddr, Errno> {
-        Err(Errno::NOSYS)
-    }
+
+    /// Where the rings are, for a host that reads them from outside.
     #[cfg(target_arch = "wasm32")]
     pub(crate) fn ring_memory(&self) -> (&[u8], &[u8]) {
         (&self.rx, &self.tx)
     }
-    pub fn stats(&self) -> &Stats {
-        &self.stats
+
+    pub(crate) fn now(&self) -> Instant {
+        Instant::from_micros(self.now_ns / 1000)
     }
+}
+
+impl core::fmt::Debug for Netstack {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Netstack").field("now_ns", &self.now_ns).field("stats", &self.stats).finish_non_exhaustive()
+    }
+}
+
+/// The ring in `bytes`; a corrupt one is emptied, and counted.
+fn attach<'a>(bytes: &'a mut [u8], stats: &mut Stats) -> Ring<'a> {
+    let (ring, error) = Ring::repair(bytes);
+    stats.ring_resets += u64::from(error.is_some());
+    ring
 }

@@ -114,6 +114,24 @@ impl<'a> Ring<'a> {
         Ok(ring)
     }
 
+    /// As [`Ring::attach`], but a ring that is not sound is emptied. The error says why.
+    ///
+    /// # Panics
+    /// Where the number of bytes is not one that [`Ring::format`] takes.
+    pub(crate) fn repair(bytes: &'a mut [u8]) -> (Self, Option<RingError>) {
+        check_size(bytes.len()).expect("the caller has formatted a ring of this size");
+        let (head, tail) = (read_u32(bytes, HEAD_AT), read_u32(bytes, TAIL_AT));
+        let magic = read_u32(bytes, MAGIC_AT) == MAGIC;
+        let mut ring = Self { head, tail, frames: read_u32(bytes, FRAMES_AT), bytes, slot: None };
+        let error = if magic { ring.check().err() } else { Some(RingError::Magic) };
+        if error.is_some() {
+            (ring.head, ring.tail, ring.frames) = (0, 0, 0);
+            ring.put_u32(MAGIC_AT, MAGIC);
+            ring.store();
+        }
+        (ring, error)
+    }
+
     /// Free contiguous space of exactly `len_max` bytes for the next frame; `None` when the ring is too full for it,
     /// or `len_max` exceeds [`FRAME_BYTES_MAX`].
     pub fn slot(&mut self, len_max: usize) -> Option<&mut [u8]> {

@@ -76,7 +76,7 @@ mod tests {
     fn names_and_memory_agree() {
         assert_eq!(size_of::<Stats>(), 8 * Stats::NAMES.len());
         let stats = Stats { sockets: 7, ..Stats::default() };
-        let last = Stats::NAMES.iter().zip(stats.values()).next_back();
+        let last = Stats::NAMES.iter().zip(stats.values()).last();
         assert_eq!(last, Some((&"sockets", 7)));
     }
 }
