@@ -1,8 +1,8 @@
-//! Linker arguments of the wasm module: a 64 KiB stack keeps its initial memory at two pages.
+//! Linker arguments of the wasm module: a stack of 104 KiB keeps its initial memory at two pages.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     if std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("wasm32") {
-        println!("cargo:rustc-link-arg-cdylib=-zstack-size=65536");
+        println!("cargo:rustc-link-arg-cdylib=-zstack-size=106496");
     }
 }
