@@ -9,4 +9,4 @@ pub const SQUARE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/wasm/square.
 /// A memcached.
 pub const KV: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/wasm/kv.wasm"));
 /// An HTTP/1.1 server.
-pub const WEB: &[u8] = &[];
+pub const WEB: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/wasm/web.wasm"));

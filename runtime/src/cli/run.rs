@@ -171,6 +171,7 @@ fn network(arguments: &Arguments) -> Result<Config> {
     config.gateway4 = arguments.gateway;
     config.gateway6 = arguments.gateway6;
     config.mtu = arguments.mtu;
+    config.segmentation = true;
     config.check()?;
     Ok(config)
 }
