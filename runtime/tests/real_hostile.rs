@@ -165,15 +165,25 @@ fn clients_connect_during_a_syn_flood() {
     };
     let sent = thread::scope(|scope| {
         let flood = scope.spawn(flood);
+        let stop = Stop(&over);
         for _ in 0..5 {
             echo_both_ways(&bed.connect(&guest.ip, 7), 10_000);
             echo_both_ways(&bed.connect(&guest.ip6, 7), 10_000);
         }
-        over.store(true, Ordering::Relaxed);
+        drop(stop);
         flood.join().unwrap()
     });
     assert!(sent > 1000, "only {sent} segments");
     well(&bed, &mut guest);
+}
+
+/// Says that it is over when dropped: also when the test fails in between.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]
