@@ -135,7 +135,8 @@ fn descendants(root: u32) -> BTreeSet<Member> {
     let mut family = vec![root];
     let mut next = 0;
     while next < family.len() {
-        family.extend(all.iter().filter(|member| member.parent == family[next]).map(|member| member.id));
+        let parent = family[next];
+        family.extend(all.iter().filter(|member| member.parent == parent).map(|member| member.id));
         next += 1;
     }
     all.into_iter().filter(|member| member.id != root && family.contains(&member.id)).collect()
