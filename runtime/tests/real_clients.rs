@@ -152,9 +152,10 @@ fn squares_come_back_by_nc() {
 fn squares_survive_any_datagram() {
     let Some(bed) = Bed::new() else { return };
     let square = bed.guest("square", 10, "");
-    for ip in [&square.ip, &square.ip6] {
+    // The longest answer takes two frames: IPv4 has fragments for that, IPv6 here does not.
+    for (ip, digits) in [(&square.ip, 1000), (&square.ip6, 700)] {
         let socket = bed.udp(ip, 7000);
-        let long = vec![b'9'; 1000];
+        let long = vec![b'9'; digits];
         let huge = vec![b'7'; 9000];
         let noise: Vec<u8> = (0..=255).collect();
         for datagram in [&b""[..], b"\0", b"-", b"1 2", b"0x10", &noise, &vec![b'9'; 1400], &huge] {
@@ -166,7 +167,7 @@ fn squares_survive_any_datagram() {
                 Err(_) => assert!(datagram.len() > 1400, "no answer to {} bytes", datagram.len()),
             }
         }
-        let squared = [&[b'9'; 999][..], b"8", &[b'0'; 999], b"1"].concat();
+        let squared = [&long[1..], b"8", &vec![b'0'; digits - 1], b"1"].concat();
         ask(&socket, &long, &squared);
     }
 }
@@ -306,8 +307,8 @@ fn guests_of_other_toolchains_serve() {
     if let Some(module) = optional_wasm("shout") {
         let mut shout = bed.start(module, 22, "");
         shout.process.wait_for("ready", LIMIT).unwrap();
-        ask(&bed.udp(&shout.ip, 7), b"hello", b"HELLO");
-        let mut stream = bed.connect(&shout.ip6, 7);
+        ask(&bed.udp(&shout.ip, 7001), b"hello", b"HELLO");
+        let mut stream = bed.connect(&shout.ip6, 7001);
         stream.write_all(b"is anybody there?").unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         let mut answer = String::new();

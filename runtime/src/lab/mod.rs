@@ -31,7 +31,11 @@ pub use process::{Finished, Process};
 pub use rights::{enter_user_namespace, has_rights};
 pub use wire::{Impairment, Wire};
 
+use std::fs::OpenOptions;
 use std::path::PathBuf;
+
+/// Where TAP devices come from.
+const TUN: &str = "/dev/net/tun";
 
 /// A set of network namespaces of its own. Everything in it goes with the last handle and the last process in it.
 #[derive(Debug)]
@@ -44,6 +48,8 @@ impl Lab {
     /// or [`enter_user_namespace`] first.
     pub fn new() -> Result<Self, LabError> {
         require("ip", "iproute2")?;
+        // Tried before any device is, to say what is wrong before anything has begun.
+        OpenOptions::new().read(true).write(true).open(TUN).map_err(|source| Missing::Tap { source })?;
         Ok(Self { host: Namespace::new("host")? })
     }
 

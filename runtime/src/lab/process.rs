@@ -84,7 +84,8 @@ impl Process {
         if self.stderr.wait_until(limit, |bytes| contains(bytes, text.as_bytes())) {
             return Ok(());
         }
-        match self.poll()? {
+        // A stream may end a moment before its process does.
+        match self.wait(TRAILING_OUTPUT_LIMIT)? {
             Some(status) => Err(self.failed(status)),
             None => Err(self.timed_out(limit)),
         }
@@ -128,7 +129,6 @@ impl Process {
     }
 
     fn failed(&self, status: ExitStatus) -> LabError {
-        self.stderr.wait_until(TRAILING_OUTPUT_LIMIT, |_| false);
         LabError::Command { command: self.line.clone(), status: status.to_string(), output: tail(&self.stderr()) }
     }
 
