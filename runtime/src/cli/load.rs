@@ -64,6 +64,9 @@ pub(super) struct Arguments {
     /// kv: how many keys are used.
     #[arg(long, default_value_t = 1000, value_name = "COUNT")]
     keys: usize,
+    /// UDP: give the kernel batches to cut into datagrams (UDP_SEGMENT), to offer more with less processor time.
+    #[arg(long)]
+    segmentation: bool,
     /// Print the report as one line of JSON.
     #[arg(long)]
     json: bool,
@@ -115,6 +118,7 @@ impl Arguments {
         plan.seed = self.seed.unwrap_or_else(any_seed);
         plan.reads = self.reads;
         plan.keys = self.keys;
+        plan.segmentation = self.segmentation;
         Ok(plan)
     }
 }

@@ -13,6 +13,9 @@ pub const IN_FLIGHT_MAX: usize = 1 << 20;
 /// The least a connection's share of [`IN_FLIGHT_MAX`] can be.
 const IN_FLIGHT_EACH_MIN: usize = 64;
 
+/// In a closed loop, fates are remembered for this many windows: replies to requests given up may come late.
+const CLOSED_LEDGER_WINDOWS: usize = 64;
+
 /// In a closed loop over datagrams, a request unanswered for 250 ms gives its place to the next.
 pub const GIVE_UP_AFTER_NS: u64 = 250_000_000;
 
@@ -35,28 +38,27 @@ pub struct Account {
 impl Account {
     /// Opens the books of a run that starts at `start_ns`. The plan has been [checked](Plan::check).
     pub fn new(plan: &Plan, start_ns: u64) -> Self {
-        let from_ns = start_ns + nanoseconds(plan.warmup);
-        let to_ns = from_ns + nanoseconds(plan.duration);
-        // A stream's chunk is due when its last byte is: one chunk's time after its first.
-        let first_ns = match (plan.kind, plan.pace) {
-            (Kind::HttpStream, Pace::PerSecond(rate)) => start_ns + (1e9 / rate) as u64,
-            _ => start_ns,
-        };
-        let schedule = Schedule::new(plan, first_ns, to_ns);
-        let window = in_flight_each(plan);
-        let most = match plan.pace {
-            Pace::PerSecond(_) => usize::try_from(schedule.planned(0)).unwrap_or(usize::MAX).clamp(1, window),
-            Pace::Max { .. } => window,
+        let (schedule, tally) = timed(plan, start_ns);
+        let in_flight_max = in_flight_each(plan);
+        let window = match plan.pace {
+            Pace::PerSecond(_) => usize::try_from(schedule.planned(0)).unwrap_or(usize::MAX).clamp(1, in_flight_max),
+            Pace::Max { window } => (window * CLOSED_LEDGER_WINDOWS).clamp(IN_FLIGHT_EACH_MIN, in_flight_max),
         };
         Self {
             plan: plan.clone(),
             schedule,
-            ledgers: (0..plan.connections).map(|_| Ledger::new(most)).collect(),
-            tally: Tally::new(from_ns, to_ns, plan.samples_max),
+            ledgers: (0..plan.connections).map(|_| Ledger::new(window)).collect(),
+            tally,
             taken: 0,
             settled: 0,
             problems: Vec::new(),
         }
+    }
+
+    /// Puts off the start of a run of which nothing was taken yet: making the books takes time, too.
+    pub fn start_at(&mut self, start_ns: u64) {
+        assert_eq!(self.taken, 0, "a run that has begun cannot begin later");
+        (self.schedule, self.tally) = timed(&self.plan, start_ns);
     }
 
     /// The next request whose time has come: whose turn it is.
@@ -198,6 +200,18 @@ pub const PROBLEMS_MAX: usize = 5;
 /// How many requests of one connection may be in flight before the oldest are forgotten.
 pub fn in_flight_each(plan: &Plan) -> usize {
     (IN_FLIGHT_MAX / plan.connections).max(IN_FLIGHT_EACH_MIN)
+}
+
+/// What depends on when a run starts.
+fn timed(plan: &Plan, start_ns: u64) -> (Schedule, Tally) {
+    let from_ns = start_ns + nanoseconds(plan.warmup);
+    let to_ns = from_ns + nanoseconds(plan.duration);
+    // A stream's chunk is due when its last byte is: one chunk's time after its first.
+    let first_ns = match (plan.kind, plan.pace) {
+        (Kind::HttpStream, Pace::PerSecond(rate)) => start_ns + (1e9 / rate) as u64,
+        _ => start_ns,
+    };
+    (Schedule::new(plan, first_ns, to_ns), Tally::new(from_ns, to_ns, plan.samples_max))
 }
 
 fn nanoseconds(duration: std::time::Duration) -> u64 {

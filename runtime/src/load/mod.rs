@@ -16,8 +16,7 @@
 //!   is answered or lost: `sent == received + lost`.
 //! - Memory is bounded by the plan, not by what the server does; so is the time a run takes.
 //!
-//! One thread does all. Deliberately absent: TLS, UDP segmentation offload (the path should see the packets), name
-//! resolution.
+//! One thread does all. Deliberately absent: TLS and name resolution.
 pub mod account;
 pub mod content;
 pub mod ledger;

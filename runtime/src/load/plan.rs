@@ -126,6 +126,10 @@ pub struct Plan {
     pub reads: f64,
     /// `kv`: distinct keys over all connections (at least one per connection).
     pub keys: usize,
+    /// UDP: hand the kernel batches of datagrams as one, to be cut into datagrams at the device (`UDP_SEGMENT`). The
+    /// client then needs much less processor time; a server on the kernel's stack may, too, as a virtual link carries
+    /// the batch uncut to it. Without effect where the kernel or the payload does not allow it.
+    pub segmentation: bool,
     /// How many [samples](super::samples::Samples) the report keeps; 0 for none.
     pub samples_max: usize,
 }
@@ -145,6 +149,7 @@ impl Plan {
             seed: 1,
             reads: 0.9,
             keys: 1000,
+            segmentation: false,
             samples_max: 0,
         }
     }

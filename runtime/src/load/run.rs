@@ -112,8 +112,9 @@ impl Run {
     }
 
     fn send_and_receive(mut self, plan: &Plan, progress: &mut dyn Progress) -> Result<Report, LoadError> {
+        let mut account = Account::new(plan, 0);
         let start_ns = self.clock.now_ns();
-        let mut account = Account::new(plan, start_ns);
+        account.start_at(start_ns);
         let total = plan.warmup + plan.duration;
         self.driver.begin(&mut account);
 

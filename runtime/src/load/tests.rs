@@ -45,6 +45,19 @@ fn udp_echo_over_ipv6_at_full_speed() {
 }
 
 #[test]
+fn udp_echo_in_segments() {
+    let server = servers::udp_echo("127.0.0.1:0", |_| Mischief::None);
+    for (payload_bytes, connections, window) in [(64, 1, 16), (1000, 3, 6), (60_000, 1, 1)] {
+        let mut plan = plan(Kind::UdpEcho, server);
+        (plan.payload_bytes, plan.connections, plan.segmentation) = (payload_bytes, connections, true);
+        (plan.pace, plan.duration) = (Pace::Max { window }, Duration::from_millis(50));
+        let report = run(&plan, &mut ()).unwrap();
+        assert!(report.sent > 20, "{report}");
+        assert!(report.is_clean(), "{report}");
+    }
+}
+
+#[test]
 fn udp_mischief_is_told_apart() {
     let server = servers::udp_echo("127.0.0.1:0", |n| match n {
         10 | 20 => Mischief::Drop,

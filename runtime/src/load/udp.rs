@@ -2,10 +2,10 @@
 use std::array;
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg, sendmmsg, setsockopt, sockopt};
+use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, recvmmsg, sendmmsg, sendmsg, setsockopt, sockopt};
 
 use super::account::Account;
 use super::content::{self, Check};
@@ -23,6 +23,9 @@ const BATCHES_IN_TURN: usize = 4;
 /// What sockets are asked to buffer; the kernel gives less to those without privileges.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 
+/// What a segmented send may hold in all: a UDP datagram before it is cut.
+const SEGMENTED_BYTES_MAX: usize = 65_507;
+
 /// One byte more than a right reply, so that a longer one shows.
 const SLACK_BYTES: usize = 1;
 
@@ -31,6 +34,8 @@ pub(crate) struct Udp {
     sockets: Vec<UdpSocket>,
     codec: Codec,
     payload_bytes: usize,
+    /// Whether a group of datagrams goes to the kernel as one, to be cut at the device.
+    segmentation: bool,
     outbox: Vec<u8>,
     /// Whose datagram is at each place of the outbox.
     outbox_connections: [usize; BATCH],
@@ -69,6 +74,7 @@ impl Udp {
             sockets,
             codec,
             payload_bytes: plan.payload_bytes,
+            segmentation: plan.segmentation,
             outbox: vec![0; BATCH * plan.payload_bytes],
             outbox_connections: [0; BATCH],
             unsent: 0,
@@ -133,6 +139,12 @@ impl Udp {
         let mut payloads = self.outbox.chunks_exact(self.payload_bytes);
         let slices: [_; BATCH] =
             array::from_fn(|_| [IoSlice::new(payloads.next().expect("the outbox holds a whole batch"))]);
+        if self.segmentation {
+            match send_segmented(socket, &slices, group, self.payload_bytes) {
+                Err(Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP | Errno::EIO) => self.segmentation = false,
+                result => return result,
+            }
+        }
         let group = places(group).map(|place| &slices[place]);
         sendmmsg(socket, &mut self.send_headers, group, [None; BATCH], [], MsgFlags::MSG_DONTWAIT)
             .map(|results| results.count())
@@ -221,6 +233,26 @@ impl Driver for Udp {
         // A full socket buffer empties in its own time: look again at once.
         (self.unsent != 0).then_some(0)
     }
+}
+
+/// Sends as many datagrams as one call takes, as a single buffer that is cut into them further down (UDP_SEGMENT,
+/// udp(7)); returns how many. `EINVAL` and its like where the kernel, the path or the size do not allow it.
+fn send_segmented(
+    socket: RawFd,
+    slices: &[[IoSlice<'_>; 1]; BATCH],
+    group: u64,
+    payload_bytes: usize,
+) -> Result<usize, Errno> {
+    let count_max = (SEGMENTED_BYTES_MAX / payload_bytes).min(BATCH);
+    let mut buffers = [IoSlice::new(&[]); BATCH];
+    let mut count = 0;
+    for place in places(group).take(count_max) {
+        buffers[count] = slices[place][0];
+        count += 1;
+    }
+    let segment_bytes = u16::try_from(payload_bytes).map_err(|_| Errno::EINVAL)?;
+    let control = [ControlMessage::UdpGsoSegments(&segment_bytes)];
+    sendmsg::<()>(socket, &buffers[..count], &control, MsgFlags::MSG_DONTWAIT, None).map(|_| count)
 }
 
 /// The places whose bits are set, lowest first.

@@ -12,6 +12,9 @@ pub(crate) enum Framing {
     UntilClose,
 }
 
+/// A piece of a body, and what follows it.
+type Split<'a> = (&'a [u8], &'a [u8]);
+
 /// A body that is being read.
 #[derive(Debug)]
 pub(crate) struct Body(State);
@@ -44,7 +47,7 @@ impl Body {
     }
 
     /// Splits what came into a piece of the body, and what follows it. `None` when `bytes` holds no more of it.
-    pub(crate) fn next<'a>(&mut self, mut bytes: &'a [u8]) -> Result<Option<(&'a [u8], &'a [u8])>, Nonsense> {
+    pub(crate) fn next<'a>(&mut self, mut bytes: &'a [u8]) -> Result<Option<Split<'a>>, Nonsense> {
         while !bytes.is_empty() {
             match &mut self.0 {
                 State::UntilClose => return Ok(Some((bytes, &[]))),

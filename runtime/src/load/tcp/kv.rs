@@ -125,7 +125,7 @@ impl Dialogue for Kv {
 
     fn request(&mut self, sequence: u64, out: &mut Vec<u8>) -> Option<Check> {
         let dice = content::mix(self.secret ^ content::mix(sequence));
-        let key = ((dice & 0xffff_ffff) * self.versions.len() as u64 >> 32) as usize;
+        let key = (((dice & 0xffff_ffff) * self.versions.len() as u64) >> 32) as usize;
         let is_read = ((dice >> 32) as f64) < self.reads * 4_294_967_296.0;
         let version = self.versions[key];
         if is_read && version != NEVER {

@@ -24,7 +24,7 @@ pub(crate) fn udp_echo(address: &str, mischief: impl Fn(u64) -> Mischief + Send 
     let socket = UdpSocket::bind(address).unwrap();
     let address = socket.local_addr().unwrap();
     thread::spawn(move || {
-        let mut buffer = [0; 2048];
+        let mut buffer = vec![0; 65536];
         let mut held: Option<Vec<u8>> = None;
         for n in 0.. {
             let (length, from) = socket.recv_from(&mut buffer).unwrap();
