@@ -45,12 +45,17 @@ fn curl_keeps_its_connection() {
     for host in [web.ip.clone(), format!("[{}]", web.ip6)] {
         let url = format!("http://{host}/");
         let format = "%{http_code}:%{num_connects},";
-        let said = bed.call(&format!("curl -sS -w {format} -o /dev/null -o /dev/null -o /dev/null {url} {url}none {url}"), b"");
+        let said = bed
+            .call(&format!("curl -sS -w {format} -o /dev/null -o /dev/null -o /dev/null {url} {url}none {url}"), b"");
         assert_eq!(said.text(), "200:1,404:0,200:0,");
         let page = bed.call(&format!("curl -sSf {url}"), b"").text();
         assert!(page.to_lowercase().contains("<html"), "{page}");
         let head = bed.call(&format!("curl -sSf -I {url}"), b"").text();
-        assert!(head.contains(&format!("ontent-Length: {}", page.len())) || head.contains(&format!("ontent-length: {}", page.len())), "{head}");
+        assert!(
+            head.contains(&format!("ontent-Length: {}", page.len()))
+                || head.contains(&format!("ontent-length: {}", page.len())),
+            "{head}"
+        );
         let old = bed.call(&format!("curl -sS -0 -w %{{http_version}} -o /dev/null {url}"), b"").text();
         assert!(old.starts_with("1."), "{old}");
     }
@@ -107,9 +112,11 @@ fn streams_are_right_at_every_offset() {
         return;
     }
     let web = bed.guest("web", 13, "");
-    for (host, bytes, rate) in
-        [(web.ip.clone(), 16 << 20, ""), (format!("[{}]", web.ip6), 16 << 20, ""), (web.ip.clone(), 300_000, "&rate=300000")]
-    {
+    for (host, bytes, rate) in [
+        (web.ip.clone(), 16 << 20, ""),
+        (format!("[{}]", web.ip6), 16 << 20, ""),
+        (web.ip.clone(), 300_000, "&rate=300000"),
+    ] {
         let got = bed.call(&format!("curl -sSf http://{host}/stream?bytes={bytes}{rate}"), b"").stdout;
         assert_eq!((got.len(), pattern::matching(&got, 0)), (bytes, bytes));
     }

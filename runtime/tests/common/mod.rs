@@ -79,7 +79,11 @@ impl Bed {
     pub(crate) fn start(&self, module: PathBuf, number: u8, extra: &str) -> Guest {
         let tap = format!("tap{number}");
         self.lab.host().tap(&tap, "br0").unwrap();
-        Guest { process: self.run(module, number, extra), ip: format!("10.90.0.{number}"), ip6: format!("fd90::{number}") }
+        Guest {
+            process: self.run(module, number, extra),
+            ip: format!("10.90.0.{number}"),
+            ip6: format!("fd90::{number}"),
+        }
     }
 
     /// `roam run` alone: the TAP device, tap`number`, is its own business.
