@@ -217,7 +217,9 @@ impl Store {
         let number = parse_number(&item.data).ok_or(ArithmeticError::NotANumber)?;
         let number = if up { number.wrapping_add(delta) } else { number.saturating_sub(delta) };
         let (flags, deadline) = (item.flags, item.deadline);
-        self.put(Some(slot), key, number.to_string().into_bytes().into(), flags, deadline, now);
+        // As memcached does it: a number that loses a digit keeps its length, with spaces after it.
+        let text = format!("{number:<width$}", width = item.data.len());
+        self.put(Some(slot), key, text.into_bytes().into(), flags, deadline, now);
         Ok(number)
     }
 

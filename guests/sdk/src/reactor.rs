@@ -38,6 +38,11 @@ pub(crate) fn wait(socket: u32, half: Half, waker: &Waker) {
     });
 }
 
+/// Whether an event has said that the connection is over, to a task that waited.
+pub(crate) fn is_closed(socket: u32) -> bool {
+    REACTOR.with_borrow(|reactor| reactor.sockets.get(&socket).is_some_and(|waiting| waiting.closed))
+}
+
 /// Forgets who waits for a socket that is closed.
 pub(crate) fn forget(socket: u32) {
     REACTOR.with_borrow_mut(|reactor| reactor.sockets.remove(&socket));
@@ -77,10 +82,12 @@ impl Default for Reactor {
 struct Waiting {
     readers: Vec<Waker>,
     writers: Vec<Waker>,
+    closed: bool,
 }
 
 impl Waiting {
     fn wake(&mut self, flags: u32) {
+        self.closed |= flags & Event::CLOSED != 0;
         if flags & (Event::READABLE | Event::CLOSED) != 0 {
             self.readers.drain(..).for_each(Waker::wake);
         }
@@ -149,6 +156,9 @@ mod tests {
         wait(3, Half::Read, &reader);
         event(3, Event::CLOSED);
         assert_eq!((reads.0.load(Ordering::Relaxed), writes.0.load(Ordering::Relaxed)), (2, 1));
+        assert!(is_closed(3) && !is_closed(4));
+        forget(3);
+        assert!(!is_closed(3));
     }
 
     #[test]

@@ -110,6 +110,7 @@ fn numbers() {
         ("incr n 1\r\n", "100\r\n"),
         ("decr n 1\r\n", "99\r\n"),
         ("decr n 1000\r\n", "0\r\n"),
+        ("get n\r\n", "VALUE n 4 3\r\n0  \r\nEND\r\n"),
         ("incr n 18446744073709551615\r\n", "18446744073709551615\r\n"),
         ("incr n 18446744073709551616\r\n", "CLIENT_ERROR invalid numeric delta argument\r\n"),
         ("incr n x\r\n", "CLIENT_ERROR invalid numeric delta argument\r\n"),

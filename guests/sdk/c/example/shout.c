@@ -1,8 +1,8 @@
-/* Answers in upper case, over UDP and TCP on port 7001: a whole guest in C against roam.h alone. */
+/* Answers in upper case, over UDP and TCP on port 7: a whole guest in C against roam.h alone. */
 
 #include "roam.h"
 
-enum { PORT = 7001, BACKLOG = 64, CONNECTIONS_MAX = 256, REPLY_BYTES = 4096 };
+enum { PORT = 7, BACKLOG = 64, CONNECTIONS_MAX = 256, REPLY_BYTES = 4096 };
 
 static uint32_t udp, listener;
 
@@ -31,7 +31,7 @@ static void shout(char *text, int32_t len)
 
 static void start(void)
 {
-    static const char no_udp[] = "cannot open UDP port 7001", no_tcp[] = "cannot listen on TCP port 7001";
+    static const char no_udp[] = "cannot open UDP port 7", no_tcp[] = "cannot listen on TCP port 7";
     const roam_addr any = {.family = 6, .port = PORT};
     int32_t socket = roam_udp_open(&any, 0, 0);
     if (socket < 0)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use roam_abi::{ADDRESS_BYTES, Address, Errno, SocketOption};
 
 use super::socket::{Buffers, Socket};
-use crate::reactor::Half;
+use crate::reactor::{self, Half};
 use crate::{Error, Result, sys, task, time};
 
 /// A socket that accepts connections.
@@ -233,13 +233,12 @@ impl TcpBuilder {
     pub async fn connect(self, address: impl Into<SocketAddr>) -> Result<TcpStream> {
         let Buffers { rx_bytes, tx_bytes } = self.buffers;
         let socket = Socket::own(sys::tcp_connect(&Address(address.into()).to_bytes(), rx_bytes, tx_bytes)?);
-        // Writable means established, and a connect that failed says why to whoever sends.
+        // The first news is that it is established, or that it never will be, and whoever reads is told why.
         socket.event(Half::Write).await;
-        let probe = |handle| match sys::send(handle, &[]) {
-            Ok(_) | Err(Errno::INVAL) => Ok(()),
-            Err(errno) => Err(errno),
-        };
-        socket.until_done(Half::Write, probe).await?;
+        if reactor::is_closed(socket.handle()) && sys::recv(socket.handle(), &mut [0])? > 0 {
+            // It was established and is over already; the byte just taken is among what the peer threw away.
+            return Err(Errno::CONNRESET.into());
+        }
         Ok(TcpStream(socket))
     }
 }
