@@ -1,9 +1,10 @@
 //! A guest as a state machine: same inputs, same outputs; and whatever a hostile guest does, the host goes on.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::OnceLock;
 
 use roam_netstack::{Cidr, Config, Netstack};
-use roam_runtime::engine::{Engine, LoadError, Refusal};
+use roam_runtime::engine::{Engine, GuestModule, LoadError, Refusal};
 use roam_runtime::guest::{Frame, Guest, GuestConfig, Inputs, LOG_LINES_PER_POLL_MAX, Outputs, StartError, Stopped};
 use roam_runtime::modules::ECHO;
 
@@ -27,14 +28,24 @@ fn config() -> GuestConfig {
     }
 }
 
+/// One engine and one compiled netstack for all tests.
+fn engine() -> &'static (Engine, GuestModule) {
+    static ENGINE: OnceLock<(Engine, GuestModule)> = OnceLock::new();
+    ENGINE.get_or_init(|| {
+        let engine = Engine::new(None).expect("an engine");
+        let netstack = engine.load_netstack().expect("our own module");
+        (engine, netstack)
+    })
+}
+
 fn start(bytes: &[u8], config: &GuestConfig) -> Result<Guest, StartError> {
-    let engine = Engine::new(None).expect("an engine");
+    let (engine, netstack) = engine();
     let module = match engine.load(bytes) {
         Ok(module) => module,
         Err(LoadError::Refused(refusal)) => return Err(refusal.into()),
         Err(other) => panic!("{other}"),
     };
-    Guest::start(&engine, &module, &engine.load_netstack().expect("our own module"), config)
+    Guest::start(engine, &module, netstack, config)
 }
 
 /// A guest from text: `body` is `roam_poll`'s, which has `$now` and returns a deadline.
