@@ -49,7 +49,7 @@ pub const NO_DEADLINE: i64 = i64::MAX;
 /// | `random` | `(ptr, len) -> i32` | 0; fills from the guest's own generator |
 /// | `log` | `(level, ptr, len) -> i32` | 0; one UTF-8 line, at most [`limits::LOG_LINE_BYTES_MAX`] |
 /// | `exit` | `(code) -> !` | ends the guest |
-/// | `arg`, `env` | `(index, ptr, cap) -> i32` | full length in bytes (copies at most `cap`); `NOENT` past the last |
+/// | `arg`, `env` | `(index, ptr, cap) -> i32` | full length in bytes (copies at most `cap`); `NOENT` past the last; argument 0 is the guest's name |
 /// | `udp_open` | `(addr, rx_bytes, tx_bytes) -> i32` | a socket bound to `addr` (port 0: any free one) |
 /// | `icmp_open` | `(ident, rx_bytes, tx_bytes) -> i32` | a socket for echo messages with that identifier |
 /// | `send_to` | `(socket, ptr, len, addr) -> i32` | `len`; one datagram |

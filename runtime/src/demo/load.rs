@@ -65,7 +65,7 @@ fn runs() -> Vec<(&'static str, String)> {
         ("udp-echo, IPv6", format!("udp-echo [{}]:7 --rate 5000", ECHO.ip6)),
         ("tcp-echo", format!("tcp-echo {}:7 --rate 5000 --connections 4", ECHO.ip)),
         ("kv", format!("kv {}:11211 --rate 5000 --connections 4", KV.ip)),
-        ("http-stream", format!("http-stream {}:80 --rate 50Mbit --connections 2", WEB.ip)),
+        ("http-stream", format!("http-stream {}:80 --bandwidth 50Mbit --connections 2", WEB.ip)),
     ]
 }
 
