@@ -4,7 +4,7 @@ use std::fmt;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::plan::{Pace, Plan};
+use super::plan::{Kind, Pace, Plan};
 use super::samples::Sample;
 use super::tally::Tally;
 
@@ -146,7 +146,11 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rate = self.rate.map_or("as fast as replies come".to_owned(), |rate| format!("{rate}/s"));
+        let rate = match self.rate {
+            Some(rate) if rate.fract() == 0.0 || rate < 1.0 => format!("{rate}/s"),
+            Some(rate) => format!("{rate:.1}/s"),
+            None => "as fast as replies come".to_owned(),
+        };
         let s = if self.connections == 1 { "" } else { "s" };
         writeln!(
             f,
@@ -164,8 +168,15 @@ impl fmt::Display for Report {
             let [p50, p99, p999, max] = [p50, p99, p999, max].map(time);
             writeln!(f, "  {name:<10} p50 {p50:>8}   p99 {p99:>8}   p99.9 {p999:>8}   max {max:>8}")
         };
-        row(f, "RTT", rtt)?;
-        row(f, "from send", (send.p50_us, send.p99_us, send.p999_us, send.max_us))?;
+        if self.kind == Kind::HttpStream.name() {
+            // Nothing is asked for piece by piece: what is measured is how far the stream lags behind its pace.
+            if self.rate.is_some() {
+                row(f, "lateness", rtt)?;
+            }
+        } else {
+            row(f, "RTT", rtt)?;
+            row(f, "from send", (send.p50_us, send.p99_us, send.p999_us, send.max_us))?;
+        }
         writeln!(
             f,
             "  longest silence {} from {:.3} s on",
@@ -201,7 +212,6 @@ fn time(us: f64) -> String {
 mod tests {
     use std::net::SocketAddr;
 
-    use super::super::plan::Kind;
     use super::*;
 
     fn report() -> Report {

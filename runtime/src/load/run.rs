@@ -33,7 +33,7 @@ pub enum LoadError {
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// The target was not reached at the start.
-    #[error("cannot connect to {target}: {source}")]
+    #[error("cannot connect to {target}")]
     Connect {
         /// Whom.
         target: SocketAddr,
@@ -42,7 +42,7 @@ pub enum LoadError {
         source: io::Error,
     },
     /// The kernel would not watch sockets.
-    #[error("cannot wait for sockets: {0}")]
+    #[error("cannot wait for sockets")]
     Poll(#[source] Errno),
 }
 

@@ -14,6 +14,7 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 
 use super::account::{Account, in_flight_each};
+use super::content::Check;
 use super::plan::Plan;
 use super::poller::{Clock, Poller, Ready};
 use super::run::{Driver, LoadError};
@@ -241,6 +242,9 @@ impl<D: Dialogue> Tcp<D> {
             for reply in self.replies.drain(..) {
                 match reply {
                     Reply::To(check) => {
+                        if let Check::Damaged(_) = check {
+                            account.problem(&format_args!("a reply with wrong content on connection {index}"));
+                        }
                         account.reply(index, check, now_ns);
                         connection.settled += 1;
                     }
