@@ -57,7 +57,7 @@ struct Shared {
 }
 
 async fn main() -> std::result::Result<(), String> {
-    let options = Options::parse(env::args()).map_err(|error| error.to_string())?;
+    let options = Options::parse(env::args().skip(1)).map_err(|error| error.to_string())?;
     serve(options).await.map_err(|error| error.to_string())
 }
 
