@@ -336,7 +336,7 @@ fn execute(command: Command<'_>, server: &mut Server<'_>, out: &mut Vec<u8>) {
             b"items" | b"slabs" | b"sizes" | b"conns" => reply::line("END", out),
             _ => reply::line(&CommandError::Unknown.to_string(), out),
         },
-        Command::Version => reply::line(concat!("VERSION ", env!("CARGO_PKG_VERSION")), out),
+        Command::Version => reply::line(&format!("VERSION {}", stats::VERSION), out),
         Command::Verbosity => reply::line("OK", out),
         Command::Store(_) | Command::Retrieve { .. } | Command::Quit => {
             unreachable!("the session does these itself: {command:?}")

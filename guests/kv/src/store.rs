@@ -272,10 +272,11 @@ impl Store {
     }
 }
 
-/// A number as clients store them: digits, with spaces after them where memcached would have shortened it in place.
+/// A number as memcached reads it: digits, up to the end or white space. After the space that a number which lost a
+/// digit has there, anything may have been appended.
 fn parse_number(data: &[u8]) -> Option<u64> {
-    let digits = data.trim_ascii_end();
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+    let digits = data.trim_ascii_start().split(u8::is_ascii_whitespace).next()?;
+    if !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
     std::str::from_utf8(digits).ok()?.parse().ok()
@@ -369,8 +370,10 @@ mod tests {
             set(&mut store, "n", junk, at(0));
             assert_eq!(store.arithmetic(b"n", 1, true, at(0)), Err(ArithmeticError::NotANumber), "{junk}");
         }
-        set(&mut store, "n", "12  ", at(0));
-        assert_eq!(store.arithmetic(b"n", 1, true, at(0)), Ok(13));
+        for number in ["12  ", "12 x", " 12"] {
+            set(&mut store, "n", number, at(0));
+            assert_eq!(store.arithmetic(b"n", 1, true, at(0)), Ok(13));
+        }
     }
 
     #[test]

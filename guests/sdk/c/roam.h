@@ -95,7 +95,8 @@ ROAM_IMPORT(random) int32_t roam_random(void *bytes, uint32_t len);
 ROAM_IMPORT(log) int32_t roam_log(uint32_t level, const char *line, uint32_t len);
 /* Ends the guest. */
 ROAM_IMPORT(exit) _Noreturn void roam_exit(int32_t code);
-/* Argument or environment entry ("NAME=value") number index: its length; copies at most cap. -ROAM_ENOENT past the last. */
+/* Argument number index (0 is the guest's name) or environment entry ("NAME=value"): its length; copies at most cap.
+ * -ROAM_ENOENT past the last. */
 ROAM_IMPORT(arg) int32_t roam_arg(uint32_t index, char *text, uint32_t cap);
 ROAM_IMPORT(env) int32_t roam_env(uint32_t index, char *text, uint32_t cap);
 

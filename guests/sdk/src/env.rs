@@ -4,7 +4,7 @@ use roam_abi::Errno;
 
 use crate::sys;
 
-/// The arguments, in order, the first being the guest's name as with `std::env::args`. Bytes that are not UTF-8 become U+FFFD.
+/// The arguments in order, the guest's own name first, as everywhere. Bytes that are not UTF-8 become U+FFFD.
 pub fn args() -> impl Iterator<Item = String> {
     (0..).map_while(|index| entry(index, sys::arg))
 }
