@@ -12,6 +12,7 @@ use crate::{
     link::{Link, Verdict},
     packet::{self, ETHERNET_BYTES},
     ring::Ring,
+    sequence::Sequence,
 };
 
 /// The largest IP packet the host cuts into segments.
@@ -35,6 +36,8 @@ pub(crate) struct Device<'d, 'r> {
     pub(crate) link: &'d mut Link,
     pub(crate) stats: &'d mut Stats,
     pub(crate) capabilities: &'d DeviceCapabilities,
+    /// Of the connection whose socket smoltcp works on.
+    pub(crate) sequence: Option<&'d mut Sequence>,
 }
 
 /// What smoltcp may expect of the device.
@@ -77,7 +80,13 @@ impl<'r> phy::Device for Device<'_, 'r> {
 
     fn receive(&mut self, _now: Instant) -> Option<(Received<'_>, Sending<'_, 'r>)> {
         let packet = self.received.take()?;
-        let sending = Sending { out: self.out, link: self.link, stats: self.stats, segment_bytes: 0 };
+        let sending = Sending {
+            out: self.out,
+            link: self.link,
+            stats: self.stats,
+            sequence: self.sequence.as_deref_mut(),
+            segment_bytes: 0,
+        };
         Some((Received(packet), sending))
     }
 
@@ -87,7 +96,13 @@ impl<'r> phy::Device for Device<'_, 'r> {
             self.stats.tx_backpressure += 1;
             return None;
         }
-        Some(Sending { out: self.out, link: self.link, stats: self.stats, segment_bytes: 0 })
+        Some(Sending {
+            out: self.out,
+            link: self.link,
+            stats: self.stats,
+            sequence: self.sequence.as_deref_mut(),
+            segment_bytes: 0,
+        })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -109,6 +124,7 @@ pub(crate) struct Sending<'a, 'r> {
     out: &'a mut Output<'r>,
     link: &'a mut Link,
     stats: &'a mut Stats,
+    sequence: Option<&'a mut Sequence>,
     segment_bytes: u16,
 }
 
@@ -118,6 +134,9 @@ impl phy::TxToken for Sending<'_, '_> {
         let frame_bytes = ETHERNET_BYTES + len;
         let frame = self.out.ring.slot(frame_bytes).expect("a token is only made where the largest packet has space");
         let result = write(&mut frame[ETHERNET_BYTES..]);
+        if let Some(sequence) = self.sequence {
+            sequence.correct(&mut frame[ETHERNET_BYTES..]);
+        }
         let fragmenting = packet::has_more_fragments(&frame[ETHERNET_BYTES..]);
         match self.link.address(frame, now_ns) {
             Verdict::Send => {

@@ -1,9 +1,6 @@
 //! The way out: from the sockets to the tx ring.
 
-use smoltcp::{
-    iface::PollResult,
-    socket::{icmp, udp},
-};
+use smoltcp::iface::PollResult;
 
 use crate::{
     Netstack,
@@ -32,7 +29,7 @@ impl Netstack {
             let Some(socket) = self.table.get_mut(index) else { continue };
             socket.is_dirty = false;
             let quiet = self.drain(index, out);
-            self.settle(index, Cause::Timer);
+            self.settle(index, if quiet { Cause::Sent } else { Cause::Sending });
             if !quiet {
                 self.mark_dirty(index);
             }
@@ -45,21 +42,25 @@ impl Netstack {
         loop {
             let Self { iface, link, stats, capabilities, table, .. } = self;
             let Some(socket) = table.get_mut(index) else { return true };
-            // Datagrams know when they are through; TCP must be asked once more than it answers.
-            let through = match &socket.kind {
-                Kind::Udp(datagram) => datagram.single.get::<udp::Socket<'_>>().send_queue() == 0,
-                Kind::Icmp(datagram) => datagram.single.get::<icmp::Socket<'_>>().send_queue() == 0,
-                Kind::Tcp(_) => false,
-                Kind::Listener(_) => true,
-            };
-            let Some(set) = socket.set_mut().filter(|_| !through) else { return true };
-            let mut device = Device { received: None, out, link, stats, capabilities };
-            let result = iface.poll_egress(now, &mut device, set);
-            if !self.finish_fragments(out) || out.full {
-                return false;
-            }
-            if result == PollResult::None {
+            if let Kind::Udp(datagram) | Kind::Icmp(datagram) = &socket.kind
+                && datagram.unsent == 0
+            {
                 return true;
+            }
+            let Some((set, sequence)) = socket.parts_mut() else { return true };
+            let mut device = Device { received: None, out, link, stats, capabilities, sequence };
+            let result = iface.poll_egress(now, &mut device, set);
+            let full = !self.finish_fragments(out) || out.full;
+            match self.table.get_mut(index).map(|socket| &mut socket.kind) {
+                // smoltcp takes a datagram out of its queue even where it cannot send it, and does not say so.
+                Some(Kind::Udp(datagram) | Kind::Icmp(datagram)) if result != PollResult::None || !full => {
+                    datagram.unsent -= 1;
+                }
+                Some(Kind::Tcp(_)) if result == PollResult::None && !full => return true,
+                _ => {}
+            }
+            if full {
+                return false;
             }
         }
     }
@@ -69,7 +70,7 @@ impl Netstack {
         let now = self.now();
         while out.fragmenting {
             let Self { iface, link, stats, capabilities, nobody, .. } = self;
-            let mut device = Device { received: None, out, link, stats, capabilities };
+            let mut device = Device { received: None, out, link, stats, capabilities, sequence: None };
             iface.poll_egress(now, &mut device, nobody);
             // Without sockets, only fragments that are still to be sent make smoltcp ask for a poll.
             out.fragmenting = iface.poll_at(now, nobody).is_some();

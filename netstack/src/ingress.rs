@@ -67,7 +67,7 @@ impl Netstack {
             Recipient::Socket(index) => self.receive_for(index, ip, &packet, out),
             Recipient::Nobody => {
                 let Self { iface, link, stats, capabilities, nobody, .. } = self;
-                let mut device = Device { received: Some(ip), out, link, stats, capabilities };
+                let mut device = Device { received: Some(ip), out, link, stats, capabilities, sequence: None };
                 iface.poll_ingress_single(smoltcp::time::Instant::from_micros(self.now_ns / 1000), &mut device, nobody);
             }
             Recipient::None => self.stats.unclaimed += 1,
@@ -89,10 +89,9 @@ impl Netstack {
             }
             Kind::Listener(_) => return,
         };
-        let mut device = Device { received: Some(ip), out, link, stats, capabilities };
-        if let Some(set) = socket.set_mut() {
-            iface.poll_ingress_single(now, &mut device, set);
-        }
+        let Some((set, sequence)) = socket.parts_mut() else { return };
+        let mut device = Device { received: Some(ip), out, link, stats, capabilities, sequence };
+        iface.poll_ingress_single(now, &mut device, set);
         match &socket.kind {
             Kind::Udp(datagram) => {
                 let queued = datagram.single.get::<udp::Socket<'_>>().recv_queue() - queued_before;

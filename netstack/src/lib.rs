@@ -16,6 +16,7 @@ mod netstack;
 mod packet;
 mod random;
 mod ring;
+mod sequence;
 mod settle;
 mod socket;
 mod stats;

@@ -1,6 +1,6 @@
 //! The stack: its parts, and the order in which a poll runs them.
 
-use alloc::{collections::VecDeque, vec, vec::Vec};
+use alloc::{boxed::Box, collections::VecDeque, vec, vec::Vec};
 
 use roam_abi::Event;
 use smoltcp::{
@@ -38,7 +38,7 @@ pub struct Polled {
 /// The host writes frames into [`Netstack::rx`], calls [`Netstack::poll`], and takes frames out of [`Netstack::tx`].
 /// Calls on sockets never block and never send by themselves: what they cause leaves with the next poll.
 pub struct Netstack {
-    pub(crate) iface: Interface,
+    pub(crate) iface: Box<Interface>,
     pub(crate) capabilities: DeviceCapabilities,
     pub(crate) link: Link,
     pub(crate) table: Table,
@@ -72,11 +72,17 @@ impl Netstack {
         let (addresses, capabilities) = (Addresses::new(config), device::capabilities(config));
         let (mut link, mut stats, mut random) = (Link::new(addresses), Stats::default(), Random::new(config.seed));
         let mut out = Output { ring, now_ns: 0, full: false, fragmenting: false };
-        let mut device =
-            Device { received: None, out: &mut out, link: &mut link, stats: &mut stats, capabilities: &capabilities };
+        let mut device = Device {
+            received: None,
+            out: &mut out,
+            link: &mut link,
+            stats: &mut stats,
+            capabilities: &capabilities,
+            sequence: None,
+        };
         let mut iface_config = iface::Config::new(HardwareAddress::Ip);
         iface_config.random_seed = random.next();
-        let mut iface = Interface::new(iface_config, &mut device, Instant::ZERO);
+        let mut iface = Box::new(Interface::new(iface_config, &mut device, Instant::ZERO));
         iface.set_reassembly_timeout(REASSEMBLY_TIMEOUT);
         iface.update_ip_addrs(|addresses| {
             let ipv4 = config.ipv4.map(|own| IpCidr::new(own.address.into(), own.prefix));

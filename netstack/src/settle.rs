@@ -26,8 +26,10 @@ const RETRY_NS: i64 = 1_000_000;
 pub(crate) enum Cause {
     /// A packet from the peer.
     Received,
-    /// What the guest or a timer has caused.
-    Timer,
+    /// Everything it had to send has left.
+    Sent,
+    /// A part of it has left, and the ring is full.
+    Sending,
 }
 
 impl Netstack {
@@ -39,7 +41,7 @@ impl Netstack {
             Kind::Udp(datagram) | Kind::Icmp(datagram) => {
                 let (wants_write, is_closed) = (datagram.wants_write, datagram.is_closed);
                 datagram.wants_write = false;
-                if is_closed && self.is_sent(index) {
+                if is_closed && cause == Cause::Sent {
                     self.release(index);
                 } else if wants_write {
                     self.note_event(index);
@@ -58,7 +60,8 @@ impl Netstack {
         }
         match cause {
             Cause::Received => self.mark_dirty(index),
-            Cause::Timer => self.arm(index),
+            Cause::Sent => self.arm(index),
+            Cause::Sending => {}
         }
     }
 
@@ -294,21 +297,13 @@ impl Netstack {
             self.timers.set(index, at_ns);
         }
     }
-
-    fn is_sent(&self, index: Index) -> bool {
-        match self.table.get(index).map(|socket| &socket.kind) {
-            Some(Kind::Udp(datagram)) => datagram.single.get::<udp::Socket<'_>>().send_queue() == 0,
-            Some(Kind::Icmp(datagram)) => datagram.single.get::<icmp::Socket<'_>>().send_queue() == 0,
-            _ => true,
-        }
-    }
 }
 
 /// Why a connection of the guest's that was in `state` has ended; nothing where that is in order.
 fn end(state: State, cause: Cause) -> Option<Errno> {
     match (state, cause) {
         (State::LastAck | State::Closing | State::TimeWait | State::Closed, _) => None,
-        (_, Cause::Timer) => Some(Errno::TIMEDOUT),
+        (_, Cause::Sent | Cause::Sending) => Some(Errno::TIMEDOUT),
         (State::SynSent | State::SynReceived, Cause::Received) => Some(Errno::CONNREFUSED),
         (_, Cause::Received) => Some(Errno::CONNRESET),
     }

@@ -94,7 +94,7 @@ impl Netstack {
         self.mark_dirty(index);
         let kind = &mut self.table.get_mut(index).ok_or(Errno::BADF)?.kind;
         match kind {
-            Kind::Udp(Datagram { single, bind, wants_write, .. }) => {
+            Kind::Udp(Datagram { single, bind, unsent, wants_write, .. }) => {
                 if to.port() == 0 {
                     return Err(Errno::INVAL);
                 }
@@ -117,9 +117,10 @@ impl Netstack {
                 *wants_write = true;
                 let slot = socket.send(len, meta).map_err(|_| Errno::AGAIN)?;
                 *wants_write = false;
+                *unsent += 1;
                 Ok(slot)
             }
-            Kind::Icmp(Datagram { single, wants_write, .. }) => {
+            Kind::Icmp(Datagram { single, unsent, wants_write, .. }) => {
                 source?;
                 let socket = single.get_mut::<icmp::Socket<'_>>();
                 if len > len_max.min(socket.payload_send_capacity()) {
@@ -128,6 +129,7 @@ impl Netstack {
                 *wants_write = true;
                 let slot = socket.send(len, to.ip().into()).map_err(|_| Errno::AGAIN)?;
                 *wants_write = false;
+                *unsent += 1;
                 Ok(slot)
             }
             Kind::Tcp(_) | Kind::Listener(_) => Err(Errno::NOTSUP),
@@ -177,7 +179,7 @@ impl Netstack {
 
 impl Datagram {
     fn new(single: Single, bind: Bind) -> Self {
-        Self { single, bind, wants_write: false, is_closed: false }
+        Self { single, bind, unsent: 0, wants_write: false, is_closed: false }
     }
 }
 

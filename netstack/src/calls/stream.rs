@@ -13,6 +13,7 @@ use smoltcp::{
 use super::buffer_bytes;
 use crate::{
     Netstack, SocketId,
+    sequence::Sequence,
     settle::ORPHAN_NS_MAX,
     socket::{Flow, Index, Kind, Options, Owner, Seen, Tcp},
 };
@@ -48,6 +49,7 @@ impl Netstack {
             peer: to,
             owner: Owner::Guest,
             seen: Seen { state: State::SynSent, rx_bytes: 0, tx_bytes: 0 },
+            sequence: Sequence::default(),
             error: None,
             wants_write: true,
             expires_ns: None,

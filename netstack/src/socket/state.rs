@@ -11,6 +11,7 @@ use smoltcp::{
 };
 
 use super::{Bind, Flow, Index};
+use crate::sequence::Sequence;
 
 /// A socket and where it stands in the stack's queues.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub(crate) struct Datagram {
     pub(crate) single: Single,
     /// For ICMP, the port is the identifier.
     pub(crate) bind: Bind,
+    /// Datagrams in its queue.
+    pub(crate) unsent: usize,
     /// A send found no space.
     pub(crate) wants_write: bool,
     /// The guest has closed it; what is queued still leaves.
@@ -66,6 +69,7 @@ pub(crate) struct Tcp {
     pub(crate) peer: SocketAddr,
     pub(crate) owner: Owner,
     pub(crate) seen: Seen,
+    pub(crate) sequence: Sequence,
     /// Why it ended, if not in good order.
     pub(crate) error: Option<Errno>,
     /// A send found no space, or less than it asked for.
@@ -143,11 +147,11 @@ impl Socket {
         }
     }
 
-    /// smoltcp's part of it.
-    pub(crate) fn set_mut(&mut self) -> Option<&mut SocketSet<'static>> {
+    /// smoltcp's part of it, and how far a connection has sent.
+    pub(crate) fn parts_mut(&mut self) -> Option<(&mut SocketSet<'static>, Option<&mut Sequence>)> {
         match &mut self.kind {
-            Kind::Udp(datagram) | Kind::Icmp(datagram) => Some(&mut datagram.single.set),
-            Kind::Tcp(tcp) => Some(&mut tcp.single.set),
+            Kind::Udp(datagram) | Kind::Icmp(datagram) => Some((&mut datagram.single.set, None)),
+            Kind::Tcp(tcp) => Some((&mut tcp.single.set, Some(&mut tcp.sequence))),
             Kind::Listener(_) => None,
         }
     }
