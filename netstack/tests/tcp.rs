@@ -56,6 +56,7 @@ fn a_closed_port_refuses_and_an_abort_resets() {
 fn an_attempt_nobody_answers_times_out() {
     let mut net = Net::new(3);
     let nobody = net.stacks[0].tcp_connect(at([10, 0, 0, 77], 80), 0, 0).unwrap();
+    assert_eq!(net.stacks[0].peer_addr(nobody), Err(Errno::NOTCONN));
     net.run(59 * SECOND);
     assert_eq!(net.stacks[0].send(nobody, 1).unwrap_err(), Errno::AGAIN);
     net.run(3 * SECOND);

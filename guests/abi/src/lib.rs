@@ -63,7 +63,7 @@ pub const NO_DEADLINE: i64 = i64::MAX;
 /// | `close` | `(socket) -> i32` | 0; the handle is gone, queued bytes still leave |
 /// | `abort` | `(socket) -> i32` | 0; the handle is gone, the peer gets a reset |
 /// | `set_option` | `(socket, option, value: i64) -> i32` | 0; see [`SocketOption`] |
-/// | `local_addr`, `peer_addr` | `(socket, addr) -> i32` | 0 |
+/// | `local_addr`, `peer_addr` | `(socket, addr) -> i32` | 0; `peer_addr` says `NOTCONN` until a connect was answered |
 /// | `ready` | `(ptr, cap) -> i32` | count of [`Event`]s written, at most `cap` |
 ///
 /// ICMP echo messages are sent and received whole (type, code, checksum, identifier, sequence, data); the checksum is

@@ -128,7 +128,7 @@ ROAM_IMPORT(close) int32_t roam_close(uint32_t socket);
 ROAM_IMPORT(abort) int32_t roam_abort(uint32_t socket);
 /* Sets ROAM_NODELAY, ROAM_KEEPALIVE, ROAM_TIMEOUT or ROAM_HOP_LIMIT. 0. */
 ROAM_IMPORT(set_option) int32_t roam_set_option(uint32_t socket, uint32_t option, int64_t value);
-/* This end's and the other end's address. 0. */
+/* This end's and the other end's address. 0; the latter is -ROAM_ENOTCONN until a connect was answered. */
 ROAM_IMPORT(local_addr) int32_t roam_local_addr(uint32_t socket, roam_addr *addr);
 ROAM_IMPORT(peer_addr) int32_t roam_peer_addr(uint32_t socket, roam_addr *addr);
 /* Takes news of sockets: events written, at most cap. Fewer than cap: that was all. */

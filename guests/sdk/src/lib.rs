@@ -7,7 +7,7 @@
 //!                                 imports: send, recv, accept, … ◄─────────┘
 //! ```
 //!
-//! Reading order: [`main!`], [`net`], [`time`], [`task`], [`future`], then [`env`], [`log`] and [`random`].
+//! Reading order: [`main!`], [`net`], [`time`], [`task`], [`future`], then [`mod@env`], [`log`] and [`random`].
 //!
 //! Invariants:
 //! - Between two polls nothing of a guest is on the stack: executor, timers and futures are data in linear memory, so

@@ -6,7 +6,7 @@
 //! | `/stream?bytes=N&rate=R` | GET, HEAD | `N` bytes (endless without), `R` a second (as fast as possible without), whose byte at offset n is [`pattern(n)`](roam_sdk::abi::pattern::pattern) |
 //! | `/upload` | POST, PUT | `{"bytes":N,"blake3":"…"}` of the body, of any size |
 //!
-//! Connections are kept and requests may be pipelined. Parsing heads, bodies and queries is pure; [`routes`] says what is
+//! Connections are kept and requests may be pipelined. Parsing heads, bodies and queries is pure; `routes` says what is
 //! where.
 //!
 //! Deliberately absent: TLS, HTTP/2, compression, ranges, percent-decoding (no path here needs it).

@@ -10,6 +10,7 @@ use roam_abi::{
     Errno, SocketOption,
     limits::{SOCKET_BUFFER_BYTES_DEFAULT, SOCKET_BUFFER_BYTES_MAX, SOCKET_BUFFER_BYTES_MIN},
 };
+use smoltcp::socket::tcp::State;
 use smoltcp::socket::{icmp, udp};
 
 use crate::{
@@ -79,11 +80,12 @@ impl Netstack {
         }
     }
 
-    /// The address of the connection's other end; [`Errno::NOTCONN`] for a socket without one.
+    /// The address of the connection's other end; [`Errno::NOTCONN`] for a socket without one and before it is
+    /// established, which is how a guest tells a connect that was answered from a spurious event.
     pub fn peer_addr(&self, id: SocketId) -> Result<SocketAddr, Errno> {
         let index = self.table.find(id)?;
         match self.table.get(index).map(|socket| &socket.kind) {
-            Some(Kind::Tcp(tcp)) => Ok(tcp.peer),
+            Some(Kind::Tcp(tcp)) if tcp.socket().state() != State::SynSent => Ok(tcp.peer),
             _ => Err(Errno::NOTCONN),
         }
     }

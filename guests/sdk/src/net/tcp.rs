@@ -233,10 +233,21 @@ impl TcpBuilder {
     pub async fn connect(self, address: impl Into<SocketAddr>) -> Result<TcpStream> {
         let Buffers { rx_bytes, tx_bytes } = self.buffers;
         let socket = Socket::own(sys::tcp_connect(&Address(address.into()).to_bytes(), rx_bytes, tx_bytes)?);
-        // The first news is that it is established, or that it never will be, and whoever reads is told why.
-        socket.event(Half::Write).await;
-        if reactor::is_closed(socket.handle()) && sys::recv(socket.handle(), &mut [0])? > 0 {
-            // It was established and is over already; the byte just taken is among what the peer threw away.
+        loop {
+            socket.event(Half::Write).await;
+            if reactor::is_closed(socket.handle()) {
+                break;
+            }
+            // Events may be spurious: it is established once it has a peer.
+            match socket.peer_addr() {
+                Err(Error::Host(Errno::NOTCONN)) => {}
+                Err(error) => return Err(error),
+                Ok(_) => return Ok(TcpStream(socket)),
+            }
+        }
+        // It never will be established, and whoever reads is told why; or it was and is over already, and then the byte
+        // just taken is among what the peer threw away.
+        if sys::recv(socket.handle(), &mut [0])? > 0 {
             return Err(Errno::CONNRESET.into());
         }
         Ok(TcpStream(socket))
