@@ -71,7 +71,7 @@ fn runs() -> Vec<(&'static str, String)> {
 
 fn measure(stage: &Stage, options: &Options, arguments: &str) -> Result<Row, String> {
     let line = format!("{} load {arguments}", options.roam.display());
-    let said = |error: LabError| error.to_string();
+    let said = |error: LabError| error.line();
     // Its exit code repeats what its report says: the report decides.
     let finished = stage.client.call(&line, b"", options.duration + MARGIN).map_err(said)?;
     let text = finished.text();
