@@ -84,8 +84,12 @@ pub enum LabError {
 impl LabError {
     /// What happened and why, in one line: the error and its sources.
     pub fn line(&self) -> String {
-        let causes = std::iter::successors(self.source(), |error| error.source());
-        causes.fold(self.to_string(), |line, cause| format!("{line}: {cause}"))
+        let (mut line, mut cause) = (self.to_string(), self.source());
+        while let Some(error) = cause {
+            line = format!("{line}: {error}");
+            cause = error.source();
+        }
+        line
     }
 
     /// An [`LabError::Io`] that says what was tried; for `map_err`.
