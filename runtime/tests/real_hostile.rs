@@ -4,7 +4,7 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
@@ -171,11 +171,32 @@ fn clients_connect_during_a_syn_flood() {
                 assert!(Instant::now() < deadline, "the flood has dried up");
                 thread::sleep(Duration::from_millis(1));
             }
-            echo_both_ways(&bed.connect(&guest.ip, 7), 10_000);
-            echo_both_ways(&bed.connect(&guest.ip6, 7), 10_000);
+            for ip in [&guest.ip, &guest.ip6] {
+                let through = (0..CONNECT_TRIES_MAX).any(|_| echoes(&bed, ip));
+                assert!(through, "nobody gets through to {ip}");
+            }
         }
     });
     well(&bed, &mut guest);
+}
+
+/// How often a client may try during a flood: its own handshake may be given up for a newer one, as in any backlog
+/// without SYN cookies, and on a machine with much else to do it takes long.
+const CONNECT_TRIES_MAX: usize = 10;
+
+/// Whether one connection from the client to its echo goes well.
+fn echoes(bed: &Bed, ip: &str) -> bool {
+    let data = [b'x'; 1000];
+    let try_it = || -> std::io::Result<bool> {
+        let mut stream = bed.client.run(|| TcpStream::connect((ip, 7))).unwrap()?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        stream.write_all(&data)?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received)?;
+        Ok(received == data)
+    };
+    try_it().unwrap_or(false)
 }
 
 /// Says that it is over when dropped: also when the test fails in between.
