@@ -240,7 +240,7 @@ fn memcached_tools_find_nothing_wrong_with_kv() {
     let kv = bed.guest("kv", 12, "");
     let server = format!("--servers={}:11211", kv.ip);
     // libmemcached's own test of a server's ASCII protocol.
-    let said = bed.call(&format!("memccapable -h {} -p 11211 -a", kv.ip), b"");
+    let said = bed.client.call(&format!("memccapable -h {} -p 11211 -a", kv.ip), b"", LIMIT).unwrap();
     assert!(said.text().contains("All tests passed"), "{}{}", said.text(), said.stderr);
     bed.call(&format!("memcping {server}"), b"");
     let value: Vec<u8> = (0..200_000u32).map(|n| (n % 253) as u8).collect();

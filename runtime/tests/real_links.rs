@@ -82,7 +82,7 @@ fn a_bridge_drops_frames() {
         return skip(format!("this kernel's nftables cannot drop at random on a bridge: {}", loaded.stderr));
     }
     let guest = bed.guest("echo", 11, "");
-    exercise(&bed, &guest, 256 << 10);
+    exercise(&bed, &guest, 128 << 10);
     let rules = bed.lab.host().call("nft list ruleset", b"", LIMIT).unwrap().success().unwrap().text();
     assert!(!rules.contains("packets 0 "), "nothing was dropped: {rules}");
 }

@@ -59,7 +59,7 @@ impl Check {
     fn attempt(&self, stage: &Stage) -> Result<String, Failure> {
         require(self.tool.0, self.tool.1).map_err(Failure::Missing)?;
         let finished = stage.client.call(&self.line, &self.input, LIMIT).and_then(Finished::success);
-        let finished = finished.map_err(|error| Failure::Wrong(error.to_string()))?;
+        let finished = finished.map_err(|error| Failure::Wrong(error.line()))?;
         (self.judge)(&finished).map_err(Failure::Wrong)
     }
 

@@ -44,7 +44,7 @@ impl Row {
 
 pub(super) fn run(stage: &Stage, options: &Options, show: &mut Show) -> Vec<Row> {
     let measure = |(name, arguments): (&str, String)| {
-        let arguments = format!("{arguments} --duration {}ms --json", options.duration.as_millis());
+        let arguments = format!("{arguments} --duration {:?} --json", options.duration);
         show.command(&format!("roam load {arguments}"));
         let row = match measure(stage, options, &arguments) {
             Ok(row) => row,
@@ -71,7 +71,8 @@ fn runs() -> Vec<(&'static str, String)> {
 
 fn measure(stage: &Stage, options: &Options, arguments: &str) -> Result<Row, String> {
     let line = format!("{} load {arguments}", options.roam.display());
-    let said = |error: LabError| error.to_string();
+    // One line of it: the table has no room for more.
+    let said = |error: LabError| error.line().lines().next().unwrap_or_default().to_owned();
     // Its exit code repeats what its report says: the report decides.
     let finished = stage.client.call(&line, b"", options.duration + MARGIN).map_err(said)?;
     let text = finished.text();

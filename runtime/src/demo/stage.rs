@@ -96,8 +96,8 @@ impl Stage {
         let said = |guest: &mut Guest| {
             let status = guest.process.wait(Duration::ZERO).ok()??;
             let log = guest.process.stderr();
-            let last = log.lines().last().unwrap_or("without a word").to_owned();
-            Some(format!("guest {} has ended ({status}): {last}", guest.role.name))
+            let error = log.lines().rfind(|line| line.contains("ERROR")).or(log.lines().last());
+            Some(format!("guest {} has ended ({status}): {}", guest.role.name, error.unwrap_or("without a word")))
         };
         self.guests.iter_mut().filter_map(said).collect()
     }

@@ -1,5 +1,6 @@
 //! Why a lab could not be, or not go on.
 
+use std::error::Error as _;
 use std::io;
 use std::time::Duration;
 
@@ -17,25 +18,28 @@ pub enum Missing {
         package: &'static str,
     },
     /// Network namespaces.
-    #[error("no network namespaces here ({source}): run as root, in a container with --privileged")]
+    #[error("no network namespaces here: run as root, in a container with --privileged")]
     Namespaces {
         /// What the kernel said.
+        #[source]
         source: io::Error,
     },
     /// User namespaces, the way to network namespaces for whom is not root.
     #[error(
-        "this kernel gives user namespaces to root only ({source}): run as root, or as root set one of \
+        "this kernel gives user namespaces to root only: run as root, or as root set one of \
          kernel.unprivileged_userns_clone=1, user.max_user_namespaces=10000, \
          kernel.apparmor_restrict_unprivileged_userns=0 with sysctl"
     )]
     UserNamespaces {
         /// What the kernel said.
+        #[source]
         source: io::Error,
     },
     /// TAP devices.
-    #[error("cannot make TAP devices ({source}): as root, modprobe tun; chmod 666 /dev/net/tun")]
+    #[error("this user cannot make TAP devices: as root, modprobe tun; chmod 666 /dev/net/tun")]
     Tap {
         /// What the kernel said.
+        #[source]
         source: io::Error,
     },
 }
@@ -47,7 +51,7 @@ pub enum LabError {
     #[error(transparent)]
     Missing(#[from] Missing),
     /// A system call failed.
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Io {
         /// What was tried.
         what: String,
@@ -78,8 +82,31 @@ pub enum LabError {
 }
 
 impl LabError {
+    /// What happened and why, in one line: the error and its sources.
+    pub fn line(&self) -> String {
+        let (mut line, mut cause) = (self.to_string(), self.source());
+        while let Some(error) = cause {
+            line = format!("{line}: {error}");
+            cause = error.source();
+        }
+        line
+    }
+
     /// An [`LabError::Io`] that says what was tried; for `map_err`.
     pub(super) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { what: what.into(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_each_cause_once() {
+        let source = || io::Error::from(io::ErrorKind::PermissionDenied);
+        assert_eq!(LabError::io("opening it")(source()).line(), "opening it: permission denied");
+        let line = LabError::from(Missing::Tap { source: source() }).line();
+        assert_eq!(line.matches("permission denied").count(), 1, "{line}");
     }
 }

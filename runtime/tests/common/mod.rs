@@ -37,11 +37,11 @@ pub(crate) fn has(tool: &'static str, package: &'static str) -> bool {
 pub(crate) fn lab() -> Option<Lab> {
     match Lab::new() {
         Ok(lab) => Some(lab),
-        Err(LabError::Missing(missing)) => {
-            skip(missing);
+        Err(error @ LabError::Missing(_)) => {
+            skip(error.line());
             None
         }
-        Err(error) => panic!("no lab: {error}"),
+        Err(error) => panic!("no lab: {}", error.line()),
     }
 }
 
