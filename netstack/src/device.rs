@@ -15,8 +15,9 @@ use crate::{
     sequence::Sequence,
 };
 
-/// The largest IP packet the host cuts into segments.
-const SEGMENTED_BYTES_MAX: usize = 65_535;
+/// The largest IP packet the host cuts into segments: the frame stays below Linux's `GSO_LEGACY_MAX_SIZE` (65,536), from
+/// which on a device's own segmentation is not used and the kernel cuts in software.
+const SEGMENTED_BYTES_MAX: usize = 65_535 - ETHERNET_BYTES;
 
 /// What one poll writes to.
 #[derive(Debug)]

@@ -29,6 +29,8 @@ const CHARGEN_PORT: u16 = 19;
 
 /// Queue of a UDP socket each way: as many full Ethernet frames as it has places for datagrams.
 const UDP_BUFFER_BYTES: usize = SOCKET_DATAGRAMS_MAX * 1500;
+/// Queue of a TCP connection each way: several of the largest frames, so that one is always under way.
+const TCP_BUFFER_BYTES: usize = 256 * 1024;
 /// What all TCP connections read into: as much as one of them can have queued.
 const SCRATCH_BYTES: usize = 64 * 1024;
 /// Connections of a service that may wait to be accepted.
@@ -121,7 +123,7 @@ fn chargen_table() -> Vec<u8> {
 }
 
 fn listen(port: u16) -> Result<TcpListener> {
-    TcpListener::builder().backlog(BACKLOG).bind(any(port))
+    TcpListener::builder().backlog(BACKLOG).buffers(TCP_BUFFER_BYTES, TCP_BUFFER_BYTES).bind(any(port))
 }
 
 fn udp(port: u16) -> Result<UdpSocket> {
