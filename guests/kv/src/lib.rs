@@ -25,6 +25,7 @@ use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
 use std::net::Ipv6Addr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use roam_sdk::net::{TcpListener, TcpStream};
 use roam_sdk::time::{Instant, system_time};
@@ -42,6 +43,10 @@ roam_sdk::main!(main);
 const SCRATCH_BYTES: usize = 64 * 1024;
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 512;
+/// How often a silent client is asked whether it is still there, and how long it may owe an answer: clients keep their
+/// connections for days, and those of a client that vanished would add up.
+const KEEPALIVE: Duration = Duration::from_secs(120);
+const VANISHED_AFTER: Duration = Duration::from_secs(600);
 /// What the shared output buffer may keep between two uses.
 const OUTPUT_KEPT_BYTES: usize = 2 * OUTPUT_BYTES_MAX;
 
@@ -77,6 +82,8 @@ async fn serve(options: Options) -> Result<()> {
 
 async fn connection(stream: TcpStream, shared: Rc<Shared>) -> Result<()> {
     stream.set_nodelay(true)?;
+    stream.set_keepalive(Some(KEEPALIVE))?;
+    stream.set_timeout(Some(VANISHED_AFTER))?;
     let Some(_open) = Open::new(&shared) else {
         return stream.write_all(b"ERROR Too many open connections\r\n").await;
     };
