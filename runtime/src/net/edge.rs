@@ -10,7 +10,7 @@ use nix::sys::time::TimeSpec;
 use roam_netstack::{BATCH_FRAMES, FRAME_BYTES_MAX, Ring};
 
 use super::Machine;
-use super::offload::{DATAGRAMS_MAX, Header, UdpRun, prepare, split_udp, verify};
+use super::offload::{Header, RUN_PACKETS_MAX, Run, prepare, split_udp, verify};
 use super::tap::{Tap, TapError};
 use super::watchdog::Watchdog;
 use crate::guest::{LogLine, Stopped};
@@ -174,15 +174,16 @@ impl Edge {
         Ok((1, frame.bytes.len(), taken))
     }
 
-    /// Writes the datagrams at the front of the ring as one frame, where the kernel can cut it and there are two.
+    /// Writes the packets at the front of the ring as one frame, where the kernel can cut it and there are two.
     fn transmit_run(&self, ring: &Ring<'_>) -> Result<Option<(usize, usize, bool)>, EdgeError> {
-        if !self.tap.segments_udp() {
+        // A large frame is no part of a larger one.
+        let mut frames = ring.frames().take_while(|frame| frame.segment_bytes == 0);
+        let Some(first) = frames.next() else { return Ok(None) };
+        let Some((mut run, payload)) = Run::begin(first.bytes) else { return Ok(None) };
+        if run.is_udp() && !self.tap.segments_udp() {
             return Ok(None);
         }
-        let mut frames = ring.frames();
-        let Some(first) = frames.next() else { return Ok(None) };
-        let Some((mut run, payload)) = UdpRun::begin(first.bytes) else { return Ok(None) };
-        let mut parts = [IoSlice::new(&[]); UDP_PARTS_MAX];
+        let mut parts = [IoSlice::new(&[]); RUN_PARTS_MAX];
         let mut count = 2;
         parts[count] = IoSlice::new(&first.bytes[payload]);
         count += 1;
@@ -247,7 +248,7 @@ fn push_split(ring: &mut Ring<'_>, header: Header, frame: &[u8]) {
 }
 
 /// virtio-net header, headers, payloads.
-const UDP_PARTS_MAX: usize = 2 + DATAGRAMS_MAX;
+const RUN_PARTS_MAX: usize = 2 + RUN_PACKETS_MAX;
 
 fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> Result<i32, EdgeError> {
     match ppoll(fds, timeout.map(TimeSpec::from_duration), None) {

@@ -22,6 +22,12 @@ const IPV4_BYTES_MIN: usize = 20;
 const IPV6_BYTES: usize = 40;
 const UDP_BYTES: usize = 8;
 const TCP_BYTES_MIN: usize = 20;
+const TCP_BYTES_MAX: usize = 60;
+const TCP_SEQUENCE_AT: usize = 4;
+const TCP_OFFSET_AT: usize = 12;
+const TCP_FLAGS_AT: usize = 13;
+const TCP_ACK: u8 = 0x10;
+const TCP_ACK_PSH: u8 = 0x18;
 const PROTOCOL_TCP: u8 = 6;
 const PROTOCOL_UDP: u8 = 17;
 
@@ -168,43 +174,47 @@ fn fill_ipv4_checksum(header: &mut [u8]) {
     header[10..12].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// Longest header chain of a UDP frame: Ethernet, IPv6, UDP.
-const UDP_HEADERS_BYTES_MAX: usize = ETHERNET_BYTES + IPV6_BYTES + UDP_BYTES;
-/// Datagrams in one large frame: the kernel's `UDP_MAX_SEGMENTS` was 64 before Linux 6.9.
-pub(super) const DATAGRAMS_MAX: usize = 64;
-/// The IP length field's limit, with headers.
-const PACKET_BYTES_MAX: usize = 65_535 - IPV6_BYTES - UDP_BYTES;
+/// Longest header chain of a run: Ethernet, IPv6, TCP with all its options.
+const HEADERS_BYTES_MAX: usize = ETHERNET_BYTES + IPV6_BYTES + TCP_BYTES_MAX;
+/// Packets in one large frame: the kernel's `UDP_MAX_SEGMENTS` was 64 before Linux 6.9.
+pub(super) const RUN_PACKETS_MAX: usize = 64;
+/// Payload of a large frame. The frame stays below Linux's `GSO_LEGACY_MAX_SIZE` (65,536), from which on a device's own
+/// segmentation is not used and the kernel cuts in software.
+const RUN_BYTES_MAX: usize = 65_535 - HEADERS_BYTES_MAX;
 
-/// Consecutive datagrams of one flow as one large frame that the kernel cuts again (UDP segmentation offload): one
-/// system call and one walk through the bridge for up to [`DATAGRAMS_MAX`] datagrams.
+/// Consecutive packets of one UDP flow or TCP connection as one large frame that the kernel cuts again (segmentation
+/// offload): one system call and one walk through the bridge for up to [`RUN_PACKETS_MAX`] packets.
 ///
-/// All but the last have the same size, as the kernel demands.
-pub(super) struct UdpRun {
+/// All but the last have the same size, as the kernel demands. Of TCP only plain data segments are taken, each with
+/// the sequence number that follows: smoltcp makes large frames itself over IPv4, but not over IPv6.
+pub(super) struct Run {
     layers: Layers,
-    headers: [u8; UDP_HEADERS_BYTES_MAX],
+    headers: [u8; HEADERS_BYTES_MAX],
     headers_bytes: usize,
-    datagram_bytes: usize,
+    packet_bytes: usize,
     bytes: usize,
-    datagrams: usize,
+    packets: usize,
     closed: bool,
 }
 
-impl UdpRun {
-    /// Begins a run with this frame, if it is a UDP datagram with a payload. Returns the payload's range.
+impl Run {
+    /// Begins a run with this frame, if it has a payload that can be joined. Returns the payload's range.
     pub(super) fn begin(frame: &[u8]) -> Option<(Self, std::ops::Range<usize>)> {
         let layers = Layers::of(frame)?;
-        if layers.protocol != PROTOCOL_UDP || layers.checksum_offset().is_none() {
+        layers.checksum_offset()?;
+        let transport_bytes = match layers.protocol {
+            PROTOCOL_UDP => UDP_BYTES,
+            _ => Some(usize::from(frame[layers.transport + TCP_OFFSET_AT] >> 4) * 4).filter(|n| *n >= TCP_BYTES_MIN)?,
+        };
+        let headers_bytes = layers.transport + transport_bytes;
+        if headers_bytes >= layers.end || headers_bytes > HEADERS_BYTES_MAX {
             return None;
         }
-        let headers_bytes = layers.transport + UDP_BYTES;
-        let datagram_bytes = layers.end - headers_bytes;
-        if datagram_bytes == 0 || headers_bytes > UDP_HEADERS_BYTES_MAX {
-            return None;
-        }
-        let mut headers = [0; UDP_HEADERS_BYTES_MAX];
+        let packet_bytes = layers.end - headers_bytes;
+        let mut headers = [0; HEADERS_BYTES_MAX];
         headers[..headers_bytes].copy_from_slice(&frame[..headers_bytes]);
-        let run =
-            Self { layers, headers, headers_bytes, datagram_bytes, bytes: datagram_bytes, datagrams: 1, closed: false };
+        let closed = layers.protocol == PROTOCOL_TCP && Self::tcp_closes(frame, layers)?;
+        let run = Self { layers, headers, headers_bytes, packet_bytes, bytes: packet_bytes, packets: 1, closed };
         Some((run, headers_bytes..layers.end))
     }
 
@@ -212,50 +222,85 @@ impl UdpRun {
     pub(super) fn add(&mut self, frame: &[u8]) -> Option<std::ops::Range<usize>> {
         let layers = Layers::of(frame)?;
         let same = (layers.ipv6, layers.protocol, layers.transport, layers.fragment)
-            == (self.layers.ipv6, PROTOCOL_UDP, self.layers.transport, false);
-        if self.closed || self.datagrams == DATAGRAMS_MAX || !same || !self.same_flow(frame) {
-            return None;
-        }
+            == (self.layers.ipv6, self.layers.protocol, self.layers.transport, false);
         let payload = self.headers_bytes..layers.end;
-        if payload.is_empty() || payload.len() > self.datagram_bytes || self.bytes + payload.len() > PACKET_BYTES_MAX {
+        if self.closed || self.packets == RUN_PACKETS_MAX || !same || payload.is_empty() {
             return None;
         }
-        self.closed = payload.len() < self.datagram_bytes;
+        if payload.len() > self.packet_bytes || self.bytes + payload.len() > RUN_BYTES_MAX || !self.same_flow(frame) {
+            return None;
+        }
+        self.closed = payload.len() < self.packet_bytes;
+        if layers.protocol == PROTOCOL_TCP {
+            self.closed |= Self::tcp_closes(frame, layers)?;
+            // The kernel gives PSH to the last segment only.
+            self.headers[layers.transport + TCP_FLAGS_AT] = frame[layers.transport + TCP_FLAGS_AT];
+        }
         self.bytes += payload.len();
-        self.datagrams += 1;
+        self.packets += 1;
         Some(payload)
     }
 
-    /// Everything but lengths, checksums and the IPv4 identification must be equal.
+    /// Everything but lengths, checksums and the IPv4 identification must be equal, and TCP data must follow.
     fn same_flow(&self, frame: &[u8]) -> bool {
-        let ip = ETHERNET_BYTES;
+        let (ip, transport) = (ETHERNET_BYTES, self.layers.transport);
         let equal = |range: std::ops::Range<usize>| frame.get(range.clone()) == self.headers.get(range);
         let network = if self.layers.ipv6 {
             equal(0..ip + 4) && equal(ip + 6..ip + IPV6_BYTES)
         } else {
-            equal(0..ip + 2) && equal(ip + 6..ip + 10) && equal(ip + 12..self.layers.transport)
+            equal(0..ip + 2) && equal(ip + 6..ip + 10) && equal(ip + 12..transport)
         };
-        network && equal(self.layers.transport..self.layers.transport + 4)
+        let ports = equal(transport..transport + 4);
+        if self.layers.protocol == PROTOCOL_UDP {
+            return network && ports;
+        }
+        // Acknowledgement and header length, window, urgent pointer and options.
+        let control = equal(transport + 8..transport + TCP_FLAGS_AT)
+            && equal(transport + 14..transport + 16)
+            && equal(transport + 18..self.headers_bytes);
+        let next = be32(&self.headers, transport + TCP_SEQUENCE_AT).map(|first| first.wrapping_add(self.bytes as u32));
+        network && ports && control && be32(frame, transport + TCP_SEQUENCE_AT) == next
+    }
+
+    /// Whether nothing may follow this segment in a run; `None` for one that must leave by itself.
+    fn tcp_closes(frame: &[u8], layers: Layers) -> Option<bool> {
+        match frame[layers.transport + TCP_FLAGS_AT] {
+            TCP_ACK => Some(false),
+            TCP_ACK_PSH => Some(true),
+            _ => None,
+        }
+    }
+
+    /// Whether it is of UDP; else it is of TCP.
+    pub(super) fn is_udp(&self) -> bool {
+        self.layers.protocol == PROTOCOL_UDP
     }
 
     /// Whether there is anything to gain.
     pub(super) fn is_single(&self) -> bool {
-        self.datagrams == 1
+        self.packets == 1
     }
 
     /// The virtio-net header and the headers of the large frame; the payloads follow.
     pub(super) fn finish(&mut self) -> (Header, &[u8]) {
-        let udp_bytes = UDP_BYTES + self.bytes;
-        let length = if self.layers.ipv6 { udp_bytes } else { self.layers.transport - ETHERNET_BYTES + udp_bytes };
+        let transport = self.layers.transport;
+        let transport_bytes = self.headers_bytes - transport + self.bytes;
+        let length = if self.layers.ipv6 { transport_bytes } else { transport - ETHERNET_BYTES + transport_bytes };
         let length_at = ETHERNET_BYTES + if self.layers.ipv6 { 4 } else { 2 };
         self.headers[length_at..][..2].copy_from_slice(&(length as u16).to_be_bytes());
-        self.headers[self.layers.transport + 4..][..2].copy_from_slice(&(udp_bytes as u16).to_be_bytes());
-        self.layers.end = self.layers.transport + udp_bytes;
+        if self.is_udp() {
+            self.headers[transport + 4..][..2].copy_from_slice(&(transport_bytes as u16).to_be_bytes());
+        }
+        self.layers.end = transport + transport_bytes;
         let mut header = prepare_headers(&mut self.headers, self.layers);
         if !self.is_single() {
-            header.gso_type = GSO_UDP_L4;
+            header.gso_type = match (self.is_udp(), self.layers.ipv6) {
+                (true, _) => GSO_UDP_L4,
+                (false, true) => GSO_TCPV6,
+                (false, false) => GSO_TCPV4,
+            };
             header.header_bytes = self.headers_bytes as u16;
-            header.segment_bytes = self.datagram_bytes as u16;
+            header.segment_bytes = self.packet_bytes as u16;
         }
         (header, &self.headers[..self.headers_bytes])
     }
@@ -268,7 +313,7 @@ pub(super) fn split_udp(header: Header, frame: &[u8]) -> Option<impl Iterator<It
     if header.gso_type != GSO_UDP_L4 || segment_bytes == 0 {
         return None;
     }
-    let (run, payload) = UdpRun::begin(frame)?;
+    let (run, payload) = Run::begin(frame).filter(|(run, _)| run.is_udp())?;
     let headers = &frame[..run.headers_bytes];
     let ipv6 = run.layers.ipv6;
     Some(frame[payload].chunks(segment_bytes).map(move |payload| SplitDatagram { headers, ipv6, payload }))
@@ -300,23 +345,29 @@ impl SplitDatagram<'_> {
     }
 }
 
+/// As [`prepare`], for the headers of a run.
 fn prepare_headers(headers: &mut [u8], layers: Layers) -> Header {
     if !layers.ipv6 {
         fill_ipv4_checksum(&mut headers[ETHERNET_BYTES..layers.transport]);
     }
+    let offset = layers.checksum_offset().expect("a run is of UDP or TCP");
     let partial = fold(layers.pseudo_header(headers, layers.end - layers.transport));
-    headers[layers.transport + 6..][..2].copy_from_slice(&partial.to_be_bytes());
+    headers[layers.transport + offset..][..2].copy_from_slice(&partial.to_be_bytes());
     Header {
         flags: NEEDS_CSUM,
         gso_type: GSO_NONE,
         checksum_start: layers.transport as u16,
-        checksum_offset: 6,
+        checksum_offset: offset as u16,
         ..Header::default()
     }
 }
 
 fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn be32(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
 /// RFC 1071 sum of big-endian 16-bit words, an odd last byte padded with zero; at most 64 KiB.
@@ -388,7 +439,7 @@ mod tests {
     #[test]
     fn a_run_is_cut_back_into_its_datagrams() {
         let frames: Vec<_> = [&b"aaaa"[..], b"bbbb", b"cc"].map(|payload| udp_frame(payload, 9)).into();
-        let (mut run, first) = UdpRun::begin(&frames[0]).expect("a datagram");
+        let (mut run, first) = Run::begin(&frames[0]).expect("a datagram");
         let mut payloads = vec![&frames[0][first]];
         for frame in &frames[1..] {
             payloads.push(&frame[run.add(frame).expect("the same flow")]);
@@ -415,13 +466,68 @@ mod tests {
 
     #[test]
     fn only_one_flow_makes_a_run() {
-        let (mut run, _) = UdpRun::begin(&udp_frame(b"aaaa", 9)).expect("a datagram");
+        let (mut run, _) = Run::begin(&udp_frame(b"aaaa", 9)).expect("a datagram");
         assert_eq!(run.add(&udp_frame(b"bbbb", 10)), None);
         assert_eq!(run.add(&udp_frame(b"too long", 9)), None);
         assert_eq!(run.add(&udp_frame(b"", 9)), None);
         assert_eq!(run.add(b"garbage"), None);
         assert!(run.is_single());
-        assert!(UdpRun::begin(&udp_frame(b"", 9)).is_none());
+        assert!(Run::begin(&udp_frame(b"", 9)).is_none());
+    }
+
+    /// An IPv6 TCP data segment as the netstack leaves it.
+    fn tcp_frame(sequence: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![2; 12];
+        frame.extend_from_slice(&ETHERTYPE_IPV6.to_be_bytes());
+        frame.extend_from_slice(&[0x60, 0, 0, 0]);
+        frame.extend_from_slice(&((TCP_BYTES_MIN + payload.len()) as u16).to_be_bytes());
+        frame.extend_from_slice(&[PROTOCOL_TCP, 64]);
+        frame.extend_from_slice(&[0xfd; 32]);
+        frame.extend_from_slice(&[0, 19, 0x80, 1]);
+        frame.extend_from_slice(&sequence.to_be_bytes());
+        frame.extend_from_slice(&[1, 2, 3, 4, 0x50, flags, 0x20, 0, 0, 0, 0, 0]);
+        frame.extend_from_slice(payload);
+        frame
+    }
+
+    #[test]
+    fn segments_that_follow_each_other_make_a_run() {
+        let first = u32::MAX - 3;
+        let frames = [
+            tcp_frame(first, TCP_ACK, b"aaaa"),
+            tcp_frame(0, TCP_ACK, b"bbbb"),
+            tcp_frame(4, TCP_ACK_PSH, b"cc"),
+            tcp_frame(6, TCP_ACK, b"dd"),
+        ];
+        let (mut run, payload) = Run::begin(&frames[0]).expect("data");
+        assert_eq!(&frames[0][payload], b"aaaa");
+        assert_eq!(run.add(&frames[2]), None, "a segment is missing");
+        assert_eq!(&frames[1][run.add(&frames[1]).expect("it follows")], b"bbbb");
+        assert_eq!(&frames[2][run.add(&frames[2]).expect("it follows")], b"cc");
+        assert_eq!(run.add(&frames[3]), None, "PSH ends a run");
+        let (header, headers) = run.finish();
+        assert_eq!((header.gso_type, header.segment_bytes), (GSO_TCPV6, 4));
+        assert_eq!(usize::from(header.header_bytes), headers.len());
+        let mut large = headers.to_vec();
+        large.extend_from_slice(b"aaaabbbbcc");
+        assert_eq!(be32(&large, 58), Some(first));
+        assert_eq!(large[ETHERNET_BYTES + IPV6_BYTES + TCP_FLAGS_AT], TCP_ACK_PSH);
+        finish_checksum(header, &mut large);
+        assert!(verify(Header::default(), &large));
+    }
+
+    #[test]
+    fn segments_that_say_more_than_data_leave_by_themselves() {
+        let (mut run, _) = Run::begin(&tcp_frame(0, TCP_ACK, b"aaaa")).expect("data");
+        for flags in [0x11, 0x12, 0x14, 0x30, 0] {
+            assert!(Run::begin(&tcp_frame(0, flags, b"aaaa")).is_none(), "flags {flags:x}");
+            assert_eq!(run.add(&tcp_frame(4, flags, b"bbbb")), None, "flags {flags:x}");
+        }
+        let mut other_window = tcp_frame(4, TCP_ACK, b"bbbb");
+        other_window[ETHERNET_BYTES + IPV6_BYTES + 14] ^= 1;
+        assert_eq!(run.add(&other_window), None);
+        assert!(Run::begin(&tcp_frame(0, TCP_ACK, b"")).is_none());
+        assert!(run.is_single());
     }
 
     proptest::proptest! {
@@ -431,7 +537,7 @@ mod tests {
                 (frame[12], frame[13]) = if frame[15] & 1 == 0 { (0x08, 0x00) } else { (0x86, 0xdd) };
             }
             verify(Header { flags, ..Header::default() }, &frame);
-            if let Some((mut run, _)) = UdpRun::begin(&frame) {
+            if let Some((mut run, _)) = Run::begin(&frame) {
                 run.add(&frame);
                 run.finish();
             }
