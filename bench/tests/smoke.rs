@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 fn bench(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_roam-bench")).args(arguments).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_roam-bench")).args(arguments).output().expect("the benchmark starts")
 }
 
 /// The JSON lines of a run of one round; `None` and a word on standard error where this machine cannot have namespaces.
@@ -21,10 +21,10 @@ fn run(name: &str, settings: &[&str]) -> Option<Vec<Value>> {
         return None;
     }
     assert!(output.status.success(), "{name}: {said}");
-    let lines = String::from_utf8(output.stdout).unwrap();
+    let lines = String::from_utf8(output.stdout).expect("text");
     let records: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     for record in &records {
-        let mut keys: Vec<&String> = record.as_object().unwrap().keys().collect();
+        let mut keys: Vec<&String> = record.as_object().expect("an object").keys().collect();
         keys.sort();
         assert_eq!(keys, ["engine", "environment", "params", "results", "scenario"]);
         assert_eq!(record["scenario"], name);
