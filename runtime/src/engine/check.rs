@@ -152,7 +152,7 @@ fn features() -> WasmFeatures {
 }
 
 fn invalid(error: wasmparser::BinaryReaderError) -> Refusal {
-    Refusal::Invalid { message: error.message().to_string(), offset: error.offset() as usize }
+    Refusal::Invalid { message: error.message().to_string(), offset: error.offset() }
 }
 
 /// Refuses by name what the validator would only call an unsupported proposal.
@@ -240,7 +240,7 @@ fn check_body(body: &wasmparser::FunctionBody<'_>) -> Result<(), Refusal> {
     for operator in body.get_operators_reader().map_err(invalid)?.into_iter_with_offsets() {
         let (operator, offset) = operator.map_err(invalid)?;
         if let Some((instruction, why)) = unsaveable(&operator) {
-            return Err(Refusal::Instruction { instruction, offset: offset as usize, why });
+            return Err(Refusal::Instruction { instruction, offset, why });
         }
     }
     Ok(())

@@ -186,7 +186,7 @@ impl Guest {
 
     fn poll_guest(&mut self, now_ns: i64) -> Result<i64, Stopped> {
         self.store.data_mut().fetched_events = false;
-        let deadline_ns = self.poll.call(&mut self.store, now_ns).map_err(|error| stopped(error))?;
+        let deadline_ns = self.poll.call(&mut self.store, now_ns).map_err(stopped)?;
         if !self.store.data().fetched_events {
             // A guest that tries all its sockets at every poll never asks; its events would be news forever.
             self.stack.discard_events(&mut self.store)?;

@@ -103,7 +103,7 @@ impl Edge {
             self.counters.polls += 1;
             self.transmit(machine)?;
             if polled.again || received == BATCH_FRAMES {
-                if self.counters.polls % TURNS_PER_STOP_CHECK == 0 && self.wait(stop, Some(Duration::ZERO))? {
+                if self.counters.polls.is_multiple_of(TURNS_PER_STOP_CHECK) && self.wait(stop, Some(Duration::ZERO))? {
                     return Ok(Ended::Asked);
                 }
             } else if !self.spin(machine)? {

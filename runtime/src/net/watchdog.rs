@@ -106,7 +106,7 @@ fn watch(shared: &Shared, clock: ClockId, budget: Duration) -> bool {
         thread::park_timeout(tick);
         let turns = shared.turns.load(Ordering::Acquire);
         let used = cpu_time(clock);
-        if turns % 2 == 0 || turns != seen.0 {
+        if turns.is_multiple_of(2) || turns != seen.0 {
             seen = (turns, used);
         } else if used.saturating_sub(seen.1) >= budget {
             return true;
