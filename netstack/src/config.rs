@@ -146,8 +146,8 @@ impl Config {
         let one_host = |address: Ipv4Addr| {
             let host = address.to_bits() & host_bits;
             let reserved = prefix < 31 && (host == 0 || host == host_bits);
-            !(reserved || address.is_multicast() || address.is_loopback() || address.octets()[0] == 0)
-                && !address.is_broadcast()
+            let special = address.is_multicast() || address.is_loopback() || address.is_broadcast();
+            !(reserved || special || address.octets()[0] == 0)
         };
         if !one_host(address) {
             return Err(ConfigError::Address(address.into()));
@@ -230,8 +230,8 @@ mod tests {
 
     #[test]
     fn bad_fields_are_refused_by_name() {
-        type Spoil = fn(&mut Config);
-        let cases: [(Spoil, fn(&ConfigError) -> bool); 14] = [
+        type Case = (fn(&mut Config), fn(&ConfigError) -> bool);
+        let cases: [Case; 14] = [
             (|c| c.mac = [1, 0, 0, 0, 0, 1], |e| matches!(e, ConfigError::Mac)),
             (|c| c.mac = [0; 6], |e| matches!(e, ConfigError::Mac)),
             (|c| c.ipv4.as_mut().unwrap().prefix = 33, |e| matches!(e, ConfigError::Prefix(33))),

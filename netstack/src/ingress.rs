@@ -161,10 +161,11 @@ impl Netstack {
             local: SocketAddr::new(packet.to, segment.to_port),
             peer: SocketAddr::new(packet.from, segment.from_port),
         };
-        if let Some(index) = self.demux.flow(flow) {
-            if !(segment.opens && self.recycle_time_wait(index)) {
-                return Recipient::Socket(index);
-            }
+        // The peer may use its port anew before we have forgotten the old connection.
+        if let Some(index) = self.demux.flow(flow)
+            && !(segment.opens && self.recycle_time_wait(index))
+        {
+            return Recipient::Socket(index);
         }
         let listener = if segment.opens { self.demux.listeners.find(packet.to, segment.to_port, false) } else { None };
         match listener {

@@ -1,5 +1,6 @@
 //! Packets to sockets: smoltcp behind roam's socket calls.
 #![no_std]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that fails may panic"))]
 
 extern crate alloc;
 #[cfg(not(target_arch = "wasm32"))]

@@ -18,6 +18,8 @@ pub(crate) const ORPHAN_NS_MAX: i64 = 60_000_000_000;
 const TIME_WAIT_MAX: usize = 256;
 /// Closed TCP sockets kept for their buffers.
 const POOL_MAX: usize = 64;
+/// Between two questions for the peer's window.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// After smoltcp has sent all it has, yet asks to be polled at once.
 const RETRY_NS: i64 = 1_000_000;
 
@@ -282,11 +284,24 @@ impl Netstack {
     }
 
     /// Sets the timer of a connection that has nothing to send now.
+    ///
+    /// smoltcp forgets its timers where a retransmission is due while the peer's window is closed, or seems so (it
+    /// takes the window from any segment, an overtaken one too), and then waits for ever. Keep-alives make the peer
+    /// say its window again.
     fn arm(&mut self, index: Index) {
         let (now, now_ns) = (self.now(), self.now_ns);
         let Self { iface, table, .. } = self;
-        let Some(socket) = table.get(index) else { return };
-        let Kind::Tcp(tcp) = &socket.kind else { return };
+        let Some(socket) = table.get_mut(index) else { return };
+        let Kind::Tcp(tcp) = &mut socket.kind else { return };
+        let waits = tcp.seen.tx_bytes > 0 && tcp.socket().is_active();
+        if tcp.is_probing && !waits {
+            tcp.is_probing = false;
+            let keep_alive = tcp.keep_alive;
+            tcp.socket_mut().set_keep_alive(keep_alive);
+        } else if waits && !tcp.is_probing && iface.poll_at(now, &tcp.single.set).is_none() {
+            tcp.is_probing = true;
+            tcp.socket_mut().set_keep_alive(Some(PROBE_INTERVAL));
+        }
         let poll_ns = iface.poll_at(now, &tcp.single.set).map(|at| match at.total_micros().saturating_mul(1000) {
             at_ns if at_ns <= now_ns => now_ns + RETRY_NS,
             at_ns => at_ns,

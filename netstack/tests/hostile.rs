@@ -1,4 +1,5 @@
 //! Bad frames, floods and bad links.
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
 mod common;
 

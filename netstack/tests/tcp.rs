@@ -1,4 +1,5 @@
 //! TCP between two stacks.
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
 mod common;
 

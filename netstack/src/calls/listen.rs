@@ -100,6 +100,8 @@ impl Netstack {
             error: None,
             wants_write: false,
             expires_ns: Some(self.now_ns + HALF_OPEN_NS_MAX),
+            keep_alive: None,
+            is_probing: false,
             timeout: None,
         };
         tcp.apply_all(&options);

@@ -53,6 +53,8 @@ impl Netstack {
             error: None,
             wants_write: true,
             expires_ns: None,
+            keep_alive: None,
+            is_probing: false,
             timeout: None,
         };
         let index = self.insert(Kind::Tcp(Box::new(tcp)))?;
@@ -187,7 +189,11 @@ impl Tcp {
     pub(super) fn apply(&mut self, option: SocketOption, options: &Options) {
         match option {
             SocketOption::NoDelay => self.socket_mut().set_nagle_enabled(!options.no_delay),
-            SocketOption::KeepAlive => self.socket_mut().set_keep_alive(options.keep_alive),
+            SocketOption::KeepAlive => {
+                self.keep_alive = options.keep_alive;
+                self.is_probing = false;
+                self.socket_mut().set_keep_alive(options.keep_alive);
+            }
             SocketOption::HopLimit => self.socket_mut().set_hop_limit(options.hop_limit),
             SocketOption::Timeout => {
                 self.timeout = options.timeout;
@@ -200,7 +206,7 @@ impl Tcp {
 
     /// Puts all options of a listener into effect.
     pub(super) fn apply_all(&mut self, options: &Options) {
-        self.timeout = options.timeout;
+        (self.timeout, self.keep_alive) = (options.timeout, options.keep_alive);
         self.socket_mut().set_nagle_enabled(!options.no_delay);
         self.socket_mut().set_keep_alive(options.keep_alive);
         self.socket_mut().set_hop_limit(options.hop_limit);

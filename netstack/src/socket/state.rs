@@ -76,6 +76,10 @@ pub(crate) struct Tcp {
     pub(crate) wants_write: bool,
     /// When it is given up, whatever it waits for.
     pub(crate) expires_ns: Option<i64>,
+    /// [`roam_abi::SocketOption::KeepAlive`].
+    pub(crate) keep_alive: Option<Duration>,
+    /// Keep-alives ask the peer for its window, though the guest asks for none.
+    pub(crate) is_probing: bool,
     /// [`roam_abi::SocketOption::Timeout`], which holds once the connection is established.
     pub(crate) timeout: Option<Duration>,
 }
