@@ -155,8 +155,8 @@ fn clients_connect_during_a_syn_flood() {
             };
             // What the device does not take is lost, as on any wire.
             let _ = port.send(&tcp((source, (1024 + count % 60_000) as u16), (GUEST, 7), count, SYN));
-            // 50 a millisecond is a flood for a backlog of hundreds, and leaves the CPU to the others.
-            if count.is_multiple_of(50) {
+            // 20 a millisecond is a flood for a backlog of hundreds, and leaves the CPU to the others.
+            if count.is_multiple_of(20) {
                 thread::sleep(Duration::from_millis(1));
             }
         }

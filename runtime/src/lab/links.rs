@@ -2,6 +2,10 @@
 
 use super::{Impairment, LabError, Namespace, Port, Wire};
 
+/// Frames that wait in a TAP for its process: enough that a busy machine loses none while the process has to wait for
+/// the CPU.
+const TAP_QUEUE_FRAMES: usize = 4096;
+
 impl Namespace {
     /// A bridge, up.
     pub fn bridge(&self, name: &str) -> Result<(), LabError> {
@@ -13,6 +17,7 @@ impl Namespace {
     /// goes.
     pub fn tap(&self, name: &str, bridge: &str) -> Result<(), LabError> {
         self.ip(&format!("tuntap add dev {name} mode tap"))?;
+        self.ip(&format!("link set {name} txqueuelen {TAP_QUEUE_FRAMES}"))?;
         self.plug(name, bridge)
     }
 
