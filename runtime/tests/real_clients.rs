@@ -300,14 +300,12 @@ print("passed")
 fn guests_of_other_toolchains_serve() {
     let Some(bed) = Bed::new() else { return };
     if let Some(module) = optional_wasm("echo-wasip1") {
-        let mut echo = bed.start(module, 21, "");
-        echo.process.wait_for("ready", LIMIT).unwrap();
+        let echo = bed.serving(module, 21, "");
         ask(&bed.udp(&echo.ip, 7), b"hello", b"hello");
         echo_both_ways(&bed.connect(&echo.ip6, 7), 1 << 20);
     }
     if let Some(module) = optional_wasm("shout") {
-        let mut shout = bed.start(module, 22, "");
-        shout.process.wait_for("ready", LIMIT).unwrap();
+        let shout = bed.serving(module, 22, "");
         ask(&bed.udp(&shout.ip, 7), b"hello", b"HELLO");
         let mut stream = bed.connect(&shout.ip6, 7);
         stream.write_all(b"is anybody there?").unwrap();

@@ -332,6 +332,7 @@ fn a_killed_process_leaves_no_device() {
         let mut process = bed.run(wasm("echo"), 11, "");
         process.wait_for("ready", LIMIT).unwrap();
         bed.lab.host().plug("tap11", "br0").unwrap();
+        bed.lab.host().wait_for_link("tap11", LIMIT).unwrap();
         assert!(devices().contains(&"tap11".to_owned()));
         echo_both_ways(&bed.connect("10.90.0.11", 7), 10_000);
         process.signal(signal).unwrap();
