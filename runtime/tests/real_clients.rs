@@ -213,6 +213,7 @@ fn kv_speaks_memcached_by_nc() {
         ("set quiet 0 0 1 noreply\r\nq\r\n", ""),
         ("get quiet\r\n", "VALUE quiet 0 1\r\nq\r\nEND\r\n"),
         ("touch a 100\r\n", "TOUCHED\r\n"),
+        ("gat 100 quiet\r\n", "VALUE quiet 0 1\r\nq\r\nEND\r\n"),
         ("set gone 0 -1 1\r\nx\r\n", "STORED\r\n"),
         ("get gone\r\n", "END\r\n"),
         ("delete a\r\n", "DELETED\r\n"),
@@ -277,7 +278,7 @@ assert c.cas("a", "four", token, noreply=False) is False
 assert c.set_many({str(n): b"x" * n * 100 for n in range(100)}, noreply=False) == []
 assert {int(k): len(v) for k, v in c.get_many([str(n) for n in range(100)]).items()} == {n: n * 100 for n in range(100)}
 assert c.set("n", "10", noreply=False) and c.incr("n", 5) == 15 and c.decr("n", 20) == 0
-assert c.touch("a", 10, noreply=False) and c.gat("a", 10) == b"three"
+assert c.touch("a", 10, noreply=False) and c.get("a") == b"three"
 assert c.set("big", b"y" * 1000000, noreply=False) and len(c.get("big")) == 1000000
 assert c.delete("a", noreply=False) and c.get("a") is None
 assert b"version" in c.stats() and c.version()
@@ -299,16 +300,14 @@ print("passed")
 fn guests_of_other_toolchains_serve() {
     let Some(bed) = Bed::new() else { return };
     if let Some(module) = optional_wasm("echo-wasip1") {
-        let mut echo = bed.start(module, 21, "");
-        echo.process.wait_for("ready", LIMIT).unwrap();
+        let echo = bed.serving(module, 21, "");
         ask(&bed.udp(&echo.ip, 7), b"hello", b"hello");
         echo_both_ways(&bed.connect(&echo.ip6, 7), 1 << 20);
     }
     if let Some(module) = optional_wasm("shout") {
-        let mut shout = bed.start(module, 22, "");
-        shout.process.wait_for("ready", LIMIT).unwrap();
-        ask(&bed.udp(&shout.ip, 7001), b"hello", b"HELLO");
-        let mut stream = bed.connect(&shout.ip6, 7001);
+        let shout = bed.serving(module, 22, "");
+        ask(&bed.udp(&shout.ip, 7), b"hello", b"HELLO");
+        let mut stream = bed.connect(&shout.ip6, 7);
         stream.write_all(b"is anybody there?").unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         let mut answer = String::new();

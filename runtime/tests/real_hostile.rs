@@ -155,8 +155,8 @@ fn clients_connect_during_a_syn_flood() {
             };
             // What the device does not take is lost, as on any wire.
             let _ = port.send(&tcp((source, (1024 + count % 60_000) as u16), (GUEST, 7), count, SYN));
-            // 50 a millisecond is a flood for a backlog of hundreds, and leaves the CPU to the others.
-            if count.is_multiple_of(50) {
+            // 20 a millisecond is a flood for a backlog of hundreds, and leaves the CPU to the others.
+            if count.is_multiple_of(20) {
                 thread::sleep(Duration::from_millis(1));
             }
         }
@@ -332,6 +332,7 @@ fn a_killed_process_leaves_no_device() {
         let mut process = bed.run(wasm("echo"), 11, "");
         process.wait_for("ready", LIMIT).unwrap();
         bed.lab.host().plug("tap11", "br0").unwrap();
+        bed.lab.host().wait_for_link("tap11", LIMIT).unwrap();
         assert!(devices().contains(&"tap11".to_owned()));
         echo_both_ways(&bed.connect("10.90.0.11", 7), 10_000);
         process.signal(signal).unwrap();

@@ -85,6 +85,7 @@ impl Stage {
             let Role { name, ip, ip6, does, .. } = guest.role;
             show.command(&guest.command);
             guest.process.wait_for("ready", READY_LIMIT)?;
+            lab.host().wait_for_link(name, READY_LIMIT)?;
             show.item(name, &format!("{ip}  {ip6}  {does}"));
         }
         show.note(&format!("all four serve after {:.0?}", begun.elapsed()));

@@ -1,6 +1,16 @@
 //! Bridges and what is plugged into them.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use super::{Impairment, LabError, Namespace, Port, Wire};
+
+/// Frames that wait in a TAP for its process: enough that a busy machine loses none while the process has to wait for
+/// the CPU.
+const TAP_QUEUE_FRAMES: usize = 4096;
+
+/// How often a device that is waited for is looked at.
+const LINK_STEP: Duration = Duration::from_millis(5);
 
 impl Namespace {
     /// A bridge, up.
@@ -13,7 +23,25 @@ impl Namespace {
     /// goes.
     pub fn tap(&self, name: &str, bridge: &str) -> Result<(), LabError> {
         self.ip(&format!("tuntap add dev {name} mode tap"))?;
+        self.ip(&format!("link set {name} txqueuelen {TAP_QUEUE_FRAMES}"))?;
         self.plug(name, bridge)
+    }
+
+    /// Waits until that device's bridge forwards what it sends. A TAP has a carrier only from when a process attaches,
+    /// and its bridge may hear of that a little later; until then frames are lost.
+    pub fn wait_for_link(&self, device: &str, limit: Duration) -> Result<(), LabError> {
+        let command = format!("ip -details link show dev {device}");
+        let deadline = Instant::now() + limit;
+        loop {
+            let shown = self.call(&command, b"", limit)?.success()?.text();
+            if shown.contains("state forwarding") {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(LabError::Timeout { command, limit, output: shown });
+            }
+            thread::sleep(LINK_STEP);
+        }
     }
 
     /// Puts an existing device of this namespace, say a TAP a guest has made itself, into that bridge.

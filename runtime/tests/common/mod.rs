@@ -70,8 +70,14 @@ impl Bed {
     /// Starts a guest of the workspace (`square`, `echo` …) at 10.90.0.`number` and fd90::`number`, and waits until it
     /// serves. `extra` is appended to `roam run` (split at spaces).
     pub(crate) fn guest(&self, module: &str, number: u8, extra: &str) -> Guest {
-        let mut guest = self.start(wasm(module), number, extra);
+        self.serving(wasm(module), number, extra)
+    }
+
+    /// The same for any module file.
+    pub(crate) fn serving(&self, module: PathBuf, number: u8, extra: &str) -> Guest {
+        let mut guest = self.start(module, number, extra);
         guest.process.wait_for("ready", LIMIT).unwrap();
+        self.lab.host().wait_for_link(&format!("tap{number}"), LIMIT).unwrap();
         guest
     }
 
