@@ -17,6 +17,12 @@ pub const RING_BYTES_MIN: u32 = 160 * 1024;
 pub const RING_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// The size of a ring when nothing else is asked for.
 pub const RING_BYTES_DEFAULT: u32 = 512 * 1024;
+/// The least limit of all sockets' buffers together.
+pub const BUFFER_BYTES_MAX_MIN: u32 = 1024 * 1024;
+/// The greatest: wasm's address space leaves room for the rest beside it.
+pub const BUFFER_BYTES_MAX_MAX: u32 = 2 * 1024 * 1024 * 1024;
+/// Their limit when nothing else is asked for.
+pub const BUFFER_BYTES_MAX_DEFAULT: u32 = 256 * 1024 * 1024;
 /// The largest encoded [`Config`].
 pub const CONFIG_BYTES_MAX: usize = 256;
 
@@ -50,6 +56,8 @@ pub struct Config {
     pub rx_ring_bytes: u32,
     /// Bytes of the ring of frames to send.
     pub tx_ring_bytes: u32,
+    /// Limit of all sockets' buffers together. Memory is only taken by what is in them.
+    pub buffer_bytes_max: u32,
     /// Whether the host cuts large TCP frames into segments. Needs `checksums` off.
     pub segmentation: bool,
     /// Whether IPv4, UDP and TCP checksums are verified and computed here; off where the host does both.
@@ -80,6 +88,9 @@ pub enum ConfigError {
     /// A ring's size is outside its limits.
     #[error("a ring of {0} bytes is outside {RING_BYTES_MIN} to {RING_BYTES_MAX}")]
     Ring(u32),
+    /// The limit of all buffers is outside its limits.
+    #[error("{0} bytes for all sockets' buffers is outside {BUFFER_BYTES_MAX_MIN} to {BUFFER_BYTES_MAX_MAX}")]
+    Buffers(u32),
     /// `segmentation` with `checksums`: who cuts a frame must compute its checksums.
     #[error("segmentation by the host needs checksums by the host")]
     Segmentation,
@@ -98,6 +109,7 @@ impl Config {
             seed: 0,
             rx_ring_bytes: RING_BYTES_DEFAULT,
             tx_ring_bytes: RING_BYTES_DEFAULT,
+            buffer_bytes_max: BUFFER_BYTES_MAX_DEFAULT,
             segmentation: false,
             checksums: false,
         }
@@ -121,6 +133,9 @@ impl Config {
             if !(RING_BYTES_MIN..=RING_BYTES_MAX).contains(&bytes) {
                 return Err(ConfigError::Ring(bytes));
             }
+        }
+        if !(BUFFER_BYTES_MAX_MIN..=BUFFER_BYTES_MAX_MAX).contains(&self.buffer_bytes_max) {
+            return Err(ConfigError::Buffers(self.buffer_bytes_max));
         }
         if self.segmentation && self.checksums {
             return Err(ConfigError::Segmentation);

@@ -25,8 +25,8 @@ mod sys;
 mod timers;
 
 pub use config::{
-    CONFIG_BYTES_MAX, Cidr, Config, ConfigError, MTU_BYTES_MAX, MTU_BYTES_MIN, MTU_BYTES_MIN_IPV6, RING_BYTES_DEFAULT,
-    RING_BYTES_MAX, RING_BYTES_MIN,
+    BUFFER_BYTES_MAX_DEFAULT, BUFFER_BYTES_MAX_MAX, BUFFER_BYTES_MAX_MIN, CONFIG_BYTES_MAX, Cidr, Config, ConfigError,
+    MTU_BYTES_MAX, MTU_BYTES_MIN, MTU_BYTES_MIN_IPV6, RING_BYTES_DEFAULT, RING_BYTES_MAX, RING_BYTES_MIN,
 };
 pub use netstack::{Netstack, Polled};
 pub use ring::{BATCH_FRAMES, FRAME_BYTES_MAX, Frame, FrameMut, Ring, RingError};

@@ -16,7 +16,7 @@ use crate::{
     device::{self, Device, Output},
     link::Link,
     random::Random,
-    socket::{Demux, Index, Single, Table},
+    socket::{Demux, Index, Pool, Table},
     timers::Timers,
 };
 
@@ -45,8 +45,7 @@ pub struct Netstack {
     pub(crate) demux: Demux,
     /// No sockets at all: what smoltcp gets with a packet nobody wants, so that it answers as it should.
     pub(crate) nobody: SocketSet<'static>,
-    /// Closed TCP sockets of some sizes (rx, tx), kept for their buffers.
-    pub(crate) pool: Vec<(usize, usize, Single)>,
+    pub(crate) pool: Pool,
     /// Closed connections in TIME-WAIT, oldest first.
     pub(crate) time_wait: VecDeque<Index>,
     pub(crate) events: VecDeque<Index>,
@@ -97,7 +96,7 @@ impl Netstack {
             table: Table::default(),
             demux: Demux::new(random.next()),
             nobody: SocketSet::new(Vec::new()),
-            pool: Vec::new(),
+            pool: Pool::new(config.buffer_bytes_max as usize),
             time_wait: VecDeque::new(),
             events: VecDeque::new(),
             dirty: VecDeque::new(),

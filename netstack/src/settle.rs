@@ -16,8 +16,6 @@ use crate::{
 pub(crate) const ORPHAN_NS_MAX: i64 = 60_000_000_000;
 /// Connections in TIME-WAIT; the oldest makes room.
 const TIME_WAIT_MAX: usize = 256;
-/// Closed TCP sockets kept for their buffers.
-const POOL_MAX: usize = 64;
 /// Between two questions for the peer's window.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// After smoltcp has sent all it has, yet asks to be polled at once.
@@ -188,25 +186,23 @@ impl Netstack {
         match socket.kind {
             Kind::Tcp(tcp) => {
                 self.demux.remove_flow(tcp.flow, index);
-                let (rx_bytes, tx_bytes) = (tcp.socket().recv_capacity(), tcp.socket().send_capacity());
-                if self.pool.len() < POOL_MAX {
-                    self.pool.push((rx_bytes, tx_bytes, tcp.single));
-                }
+                self.pool.put(tcp.single);
             }
-            Kind::Udp(_) | Kind::Icmp(_) | Kind::Listener(_) => {}
+            Kind::Udp(datagram) => {
+                let socket: &udp::Socket<'_> = datagram.single.get();
+                self.pool.free(socket.payload_recv_capacity() + socket.payload_send_capacity());
+            }
+            Kind::Icmp(datagram) => {
+                let socket: &icmp::Socket<'_> = datagram.single.get();
+                self.pool.free(socket.payload_recv_capacity() + socket.payload_send_capacity());
+            }
+            Kind::Listener(_) => {}
         }
     }
 
-    /// A closed TCP socket with buffers of these sizes, as good as new.
-    pub(crate) fn tcp_socket(&mut self, rx_bytes: usize, tx_bytes: usize) -> Single {
-        let fits = |(rx, tx, _): &(usize, usize, Single)| (*rx, *tx) == (rx_bytes, tx_bytes);
-        let mut single = match self.pool.iter().rposition(fits) {
-            Some(place) => self.pool.swap_remove(place).2,
-            None => {
-                let (rx, tx) = (alloc::vec![0; rx_bytes], alloc::vec![0; tx_bytes]);
-                Single::new(tcp::Socket::new(tcp::SocketBuffer::new(rx), tcp::SocketBuffer::new(tx)))
-            }
-        };
+    /// A closed TCP socket with buffers of these sizes, as good as new; [`Errno::NOMEM`] if there are too many.
+    pub(crate) fn tcp_socket(&mut self, rx_bytes: usize, tx_bytes: usize) -> Result<Single, Errno> {
+        let mut single = self.pool.take(rx_bytes, tx_bytes)?;
         let socket: &mut tcp::Socket<'static> = single.get_mut();
         socket.abort();
         socket.set_nagle_enabled(true);
@@ -215,7 +211,7 @@ impl Netstack {
         socket.set_hop_limit(None);
         socket.set_ack_delay(Some(ACK_DELAY));
         socket.set_congestion_control(tcp::CongestionControl::Reno);
-        single
+        Ok(single)
     }
 
     /// Queues an event for the guest.

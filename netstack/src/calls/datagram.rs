@@ -33,7 +33,7 @@ const UDP_HEADER_BYTES: usize = 8;
 impl Netstack {
     /// A UDP socket bound to `local`: `[::]` is any address, `0.0.0.0` any IPv4 address, port 0 any free port.
     /// [`Errno::ADDRNOTAVAIL`] for an address that is not the interface's, [`Errno::ADDRINUSE`] for a taken port,
-    /// [`Errno::MFILE`] for a socket too many, [`Errno::INVAL`] for buffers too large.
+    /// [`Errno::MFILE`] for a socket too many, [`Errno::INVAL`] for buffers too large, [`Errno::NOMEM`] for too many.
     pub fn udp_open(&mut self, local: SocketAddr, rx_bytes: usize, tx_bytes: usize) -> Result<SocketId, Errno> {
         let (rx_bytes, tx_bytes) = (buffer_bytes(rx_bytes)?, buffer_bytes(tx_bytes)?);
         let scope = self.check_local(local.ip())?;
@@ -50,10 +50,11 @@ impl Netstack {
         if self.table.is_full() {
             return Err(Errno::MFILE);
         }
+        self.pool.reserve(rx_bytes + tx_bytes)?;
         let queue = |bytes| udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; datagrams(bytes)], vec![0; bytes]);
         let mut socket = udp::Socket::new(queue(rx_bytes), queue(tx_bytes));
         // Which addresses it gets packets for is decided before smoltcp sees them.
-        socket.bind(bind.port).map_err(|_| Errno::INVAL)?;
+        socket.bind(bind.port).expect("a new socket is not bound, and the port is not 0");
         let index = self.table.insert(Socket::new(Kind::Udp(Datagram::new(Single::new(socket), bind))))?;
         self.demux.udp.insert(bind, index);
         Ok(self.table.id(index))
@@ -70,10 +71,11 @@ impl Netstack {
         if self.table.is_full() {
             return Err(Errno::MFILE);
         }
+        self.pool.reserve(rx_bytes + tx_bytes)?;
         let queue =
             |bytes| icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; datagrams(bytes)], vec![0; bytes]);
         let mut socket = icmp::Socket::new(queue(rx_bytes), queue(tx_bytes));
-        socket.bind(icmp::Endpoint::Ident(ident)).map_err(|_| Errno::INVAL)?;
+        socket.bind(icmp::Endpoint::Ident(ident)).expect("a new socket is not bound");
         let index = self.table.insert(Socket::new(Kind::Icmp(Datagram::new(Single::new(socket), bind))))?;
         self.demux.echo.insert(bind, index);
         Ok(self.table.id(index))

@@ -86,9 +86,16 @@ impl Netstack {
             return None;
         };
         let (rx_bytes, tx_bytes, options) = (*rx_bytes, *tx_bytes, *options);
-        let mut single = self.tcp_socket(rx_bytes, tx_bytes);
+        let mut single = match self.tcp_socket(rx_bytes, tx_bytes) {
+            Ok(single) => single,
+            Err(_) if self.evict_half_open(listener) => self.tcp_socket(rx_bytes, tx_bytes).ok()?,
+            Err(_) => return None,
+        };
         let socket: &mut tcp::Socket<'static> = single.get_mut();
-        socket.listen(IpListenEndpoint::from(IpEndpoint::from(flow.local))).ok()?;
+        if socket.listen(IpListenEndpoint::from(IpEndpoint::from(flow.local))).is_err() {
+            self.pool.put(single);
+            return None;
+        }
         let mut tcp = Tcp {
             single,
             flow,
@@ -153,7 +160,7 @@ impl Netstack {
         self.table.insert(Socket::new(kind))
     }
 
-    fn make_room_in_table(&mut self) -> bool {
+    pub(super) fn make_room_in_table(&mut self) -> bool {
         !self.table.is_full() || self.reap_time_wait()
     }
 

@@ -5,6 +5,7 @@
 
 mod demux;
 mod flows;
+mod pool;
 mod state;
 mod table;
 
@@ -12,6 +13,7 @@ pub use self::table::SocketId;
 pub(crate) use self::{
     demux::{Bind, Demux, FragmentKey, Scope},
     flows::{Flow, Flows},
+    pool::Pool,
     state::{Datagram, Kind, Listener, Options, Owner, Seen, Single, Socket, Tcp},
     table::{Index, Table},
 };

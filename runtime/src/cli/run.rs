@@ -56,8 +56,11 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "KEY=VALUE")]
     env: Vec<String>,
     /// Limit of the guest's memory.
-    #[arg(long, default_value = "256MiB", value_parser = units::bytes)]
+    #[arg(long, default_value = "256MiB", value_parser = units::bytes, value_name = "SIZE")]
     memory: usize,
+    /// Limit of all sockets' buffers together; memory is only taken by what is in them.
+    #[arg(long, default_value = "256MiB", value_parser = units::bytes, value_name = "SIZE")]
+    socket_memory: usize,
     /// CPU time one poll may take before the guest is stopped.
     #[arg(long, default_value = "1s", value_parser = units::duration, value_name = "TIME")]
     poll_budget: Duration,
@@ -172,6 +175,7 @@ fn network(arguments: &Arguments) -> Result<Config> {
     config.gateway6 = arguments.gateway6;
     config.mtu = arguments.mtu;
     config.segmentation = true;
+    config.buffer_bytes_max = u32::try_from(arguments.socket_memory).unwrap_or(u32::MAX);
     config.check()?;
     Ok(config)
 }

@@ -34,8 +34,9 @@ use crate::net::Polled;
 use stack::Stack;
 use world::World;
 
-/// Memory of the netstack: rings, sockets and their buffers. Apart from the guest's own limit.
-pub const NETSTACK_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Memory of the netstack beside its rings and its sockets' buffers: code's data, socket tables, the allocator's slack.
+/// Apart from the guest's own limit.
+const NETSTACK_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How often one [`Guest::poll`] lets the guest run before it returns to frame I/O.
 const ROUNDS_MAX: usize = 4;
 

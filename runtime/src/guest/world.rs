@@ -45,6 +45,7 @@ pub(super) struct World {
     memory_bytes: usize,
     memory_bytes_max: usize,
     stack_bytes: usize,
+    stack_bytes_max: usize,
 }
 
 impl World {
@@ -63,6 +64,7 @@ impl World {
             memory_bytes: 0,
             memory_bytes_max: config.memory_bytes_max,
             stack_bytes: 0,
+            stack_bytes_max: NETSTACK_BYTES_MAX + network_bytes(&config.network),
         }
     }
 
@@ -107,10 +109,16 @@ impl World {
     }
 }
 
+/// What the configuration lets the netstack use for rings and buffers, with a quarter for fragmentation.
+fn network_bytes(network: &roam_netstack::Config) -> usize {
+    let bytes = [network.rx_ring_bytes, network.tx_ring_bytes, network.buffer_bytes_max].map(|bytes| bytes as usize);
+    bytes.iter().sum::<usize>() / 4 * 5
+}
+
 impl ResourceLimiter for World {
     fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         let (bytes, bytes_max) = if self.in_stack {
-            (&mut self.stack_bytes, NETSTACK_BYTES_MAX)
+            (&mut self.stack_bytes, self.stack_bytes_max)
         } else {
             (&mut self.memory_bytes, self.memory_bytes_max)
         };
