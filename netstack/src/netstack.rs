@@ -24,6 +24,9 @@ use crate::{
 /// pieces must not keep others out for long.
 const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The latest time of the guest's clock: 73 years, so that no deadline overflows.
+const NOW_NS_MAX: i64 = i64::MAX / 4;
+
 /// What [`Netstack::poll`] leaves to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Polled {
@@ -47,6 +50,8 @@ pub struct Netstack {
     pub(crate) nobody: SocketSet<'static>,
     /// Closed TCP sockets of some sizes (rx, tx), kept for their buffers.
     pub(crate) pool: Vec<(usize, usize, Single)>,
+    /// Bytes of all sockets' buffers, the pool's included.
+    pub(crate) buffer_bytes: usize,
     /// Closed connections in TIME-WAIT, oldest first.
     pub(crate) time_wait: VecDeque<Index>,
     pub(crate) events: VecDeque<Index>,
@@ -98,6 +103,7 @@ impl Netstack {
             demux: Demux::new(random.next()),
             nobody: SocketSet::new(Vec::new()),
             pool: Vec::new(),
+            buffer_bytes: 0,
             time_wait: VecDeque::new(),
             events: VecDeque::new(),
             dirty: VecDeque::new(),
@@ -114,7 +120,7 @@ impl Netstack {
     /// Receives, lets timers expire, and sends, at the time `now_ns` of the guest's clock (which never runs back: an
     /// earlier time than before counts as that).
     pub fn poll(&mut self, now_ns: i64) -> Polled {
-        self.now_ns = self.now_ns.max(now_ns);
+        self.now_ns = now_ns.clamp(self.now_ns, NOW_NS_MAX);
         let (mut rx, mut tx) = (core::mem::take(&mut self.rx), core::mem::take(&mut self.tx));
         let polled = self.poll_rings(&mut rx, &mut tx);
         (self.rx, self.tx) = (rx, tx);

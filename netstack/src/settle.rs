@@ -1,6 +1,9 @@
 //! What follows from what smoltcp has done with a socket: events, timers, and the end of connections.
 
-use roam_abi::{Errno, Event};
+use roam_abi::{
+    Errno, Event,
+    limits::{SOCKET_BUFFER_BYTES_DEFAULT, SOCKETS_MAX},
+};
 use smoltcp::{
     socket::{icmp, tcp, tcp::State, udp},
     time::Duration,
@@ -9,7 +12,7 @@ use smoltcp::{
 use crate::{
     Netstack,
     ingress::ACK_DELAY,
-    socket::{Index, Kind, Owner, Single},
+    socket::{Datagram, Index, Kind, Owner, Single},
 };
 
 /// How long a connection that the guest has closed may go without any progress.
@@ -18,6 +21,9 @@ pub(crate) const ORPHAN_NS_MAX: i64 = 60_000_000_000;
 const TIME_WAIT_MAX: usize = 256;
 /// Closed TCP sockets kept for their buffers.
 const POOL_MAX: usize = 64;
+/// All sockets' buffers together: as many sockets as there can be, with buffers of the default size. The host lets the
+/// stack's memory grow by this much.
+pub(crate) const BUFFER_BYTES_MAX: usize = SOCKETS_MAX * 2 * SOCKET_BUFFER_BYTES_DEFAULT;
 /// Between two questions for the peer's window.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// After smoltcp has sent all it has, yet asks to be polled at once.
@@ -191,18 +197,41 @@ impl Netstack {
                 let (rx_bytes, tx_bytes) = (tcp.socket().recv_capacity(), tcp.socket().send_capacity());
                 if self.pool.len() < POOL_MAX {
                     self.pool.push((rx_bytes, tx_bytes, tcp.single));
+                } else {
+                    self.buffer_bytes -= rx_bytes + tx_bytes;
                 }
             }
-            Kind::Udp(_) | Kind::Icmp(_) | Kind::Listener(_) => {}
+            Kind::Udp(Datagram { single, .. }) => {
+                let socket: &udp::Socket<'_> = single.get();
+                self.buffer_bytes -= socket.payload_recv_capacity() + socket.payload_send_capacity();
+            }
+            Kind::Icmp(Datagram { single, .. }) => {
+                let socket: &icmp::Socket<'_> = single.get();
+                self.buffer_bytes -= socket.payload_recv_capacity() + socket.payload_send_capacity();
+            }
+            Kind::Listener(_) => {}
         }
     }
 
-    /// A closed TCP socket with buffers of these sizes, as good as new.
-    pub(crate) fn tcp_socket(&mut self, rx_bytes: usize, tx_bytes: usize) -> Single {
+    /// Takes `bytes` of what all buffers may have together; [`Errno::NOMEM`] where that is not left.
+    pub(crate) fn reserve(&mut self, bytes: usize) -> Result<(), Errno> {
+        if self.buffer_bytes + bytes > BUFFER_BYTES_MAX {
+            self.buffer_bytes -= self.pool.drain(..).map(|(rx_bytes, tx_bytes, _)| rx_bytes + tx_bytes).sum::<usize>();
+        }
+        if self.buffer_bytes + bytes > BUFFER_BYTES_MAX {
+            return Err(Errno::NOMEM);
+        }
+        self.buffer_bytes += bytes;
+        Ok(())
+    }
+
+    /// A closed TCP socket with buffers of these sizes, as good as new; [`Errno::NOMEM`] where those are too much.
+    pub(crate) fn tcp_socket(&mut self, rx_bytes: usize, tx_bytes: usize) -> Result<Single, Errno> {
         let fits = |(rx, tx, _): &(usize, usize, Single)| (*rx, *tx) == (rx_bytes, tx_bytes);
         let mut single = match self.pool.iter().rposition(fits) {
             Some(place) => self.pool.swap_remove(place).2,
             None => {
+                self.reserve(rx_bytes + tx_bytes)?;
                 let (rx, tx) = (alloc::vec![0; rx_bytes], alloc::vec![0; tx_bytes]);
                 Single::new(tcp::Socket::new(tcp::SocketBuffer::new(rx), tcp::SocketBuffer::new(tx)))
             }
@@ -215,7 +244,7 @@ impl Netstack {
         socket.set_hop_limit(None);
         socket.set_ack_delay(Some(ACK_DELAY));
         socket.set_congestion_control(tcp::CongestionControl::Reno);
-        single
+        Ok(single)
     }
 
     /// Queues an event for the guest.

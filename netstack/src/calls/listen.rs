@@ -86,7 +86,7 @@ impl Netstack {
             return None;
         };
         let (rx_bytes, tx_bytes, options) = (*rx_bytes, *tx_bytes, *options);
-        let mut single = self.tcp_socket(rx_bytes, tx_bytes);
+        let mut single = self.tcp_socket(rx_bytes, tx_bytes).ok()?;
         let socket: &mut tcp::Socket<'static> = single.get_mut();
         socket.listen(IpListenEndpoint::from(IpEndpoint::from(flow.local))).ok()?;
         let mut tcp = Tcp {
@@ -153,7 +153,7 @@ impl Netstack {
         self.table.insert(Socket::new(kind))
     }
 
-    fn make_room_in_table(&mut self) -> bool {
+    pub(super) fn make_room_in_table(&mut self) -> bool {
         !self.table.is_full() || self.reap_time_wait()
     }
 
