@@ -33,8 +33,8 @@ const UDP_HEADER_BYTES: usize = 8;
 impl Netstack {
     /// A UDP socket bound to `local`: `[::]` is any address, `0.0.0.0` any IPv4 address, port 0 any free port.
     /// [`Errno::ADDRNOTAVAIL`] for an address that is not the interface's, [`Errno::ADDRINUSE`] for a taken port,
-    /// [`Errno::MFILE`] for a socket too many, [`Errno::INVAL`] for buffers too large, [`Errno::NOMEM`] for those of all
-    /// sockets together.
+    /// [`Errno::MFILE`] for a socket too many, [`Errno::INVAL`] for buffers too large, [`Errno::NOMEM`] for those of
+    /// all sockets together.
     pub fn udp_open(&mut self, local: SocketAddr, rx_bytes: usize, tx_bytes: usize) -> Result<SocketId, Errno> {
         let (rx_bytes, tx_bytes) = (buffer_bytes(rx_bytes)?, buffer_bytes(tx_bytes)?);
         let scope = self.check_local(local.ip())?;

@@ -24,7 +24,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 impl Netstack {
     /// Begins to connect to `to`; the socket becomes writable once it is established, or over where it fails.
     /// [`Errno::ADDRNOTAVAIL`] where there is no way to `to`, [`Errno::INVAL`] for port 0, a group address or buffers
-    /// too large, [`Errno::MFILE`] for a socket too many, [`Errno::NOMEM`] for buffers of all sockets together too large.
+    /// too large, [`Errno::MFILE`] for a socket too many, [`Errno::NOMEM`] for buffers of all sockets
+    /// together too large.
     pub fn tcp_connect(&mut self, to: SocketAddr, rx_bytes: usize, tx_bytes: usize) -> Result<SocketId, Errno> {
         let (rx_bytes, tx_bytes) = (buffer_bytes(rx_bytes)?, buffer_bytes(tx_bytes)?);
         let group = to.ip().is_multicast() || matches!(to.ip(), IpAddr::V4(v4) if self.link.addresses.is_broadcast(v4));
