@@ -52,15 +52,18 @@ build() {
     shift 2
     packages=
     for p in "$@"; do packages="$packages -p $p"; done
+    # Cargo does no link-time optimisation for a package that is also a Rust library, unless told which one is wanted.
+    verb=build
+    [ $# -gt 1 ] || verb="rustc --crate-type cdylib"
     upper=$(echo "$target" | tr 'a-z-' 'A-Z_')
     if has_std "$target"; then
         # shellcheck disable=SC2086
-        $cargo build --lib --profile wasm --target "$target" $packages
+        $cargo $verb --lib --profile wasm --target "$target" $packages
     elif compiler=$(find_source) && linker=$(find_linker); then
         # shellcheck disable=SC2086
         env RUSTC="$compiler" RUSTC_BOOTSTRAP=1 "CARGO_TARGET_${upper}_LINKER=$linker" \
             "CARGO_TARGET_${upper}_RUSTFLAGS=$flags" \
-            $cargo build --lib --profile wasm --target "$target" $packages -Zbuild-std=std,panic_abort
+            $cargo $verb --lib --profile wasm --target "$target" $packages -Zbuild-std=std,panic_abort
     else
         cat >&2 <<EOF
 build-wasm: no Rust standard library for $target. Install one of:

@@ -24,6 +24,9 @@ use crate::{
 /// pieces must not keep others out for long.
 const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The latest time of the guest's clock: 73 years, so that no deadline overflows.
+const NOW_NS_MAX: i64 = i64::MAX / 4;
+
 /// What [`Netstack::poll`] leaves to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Polled {
@@ -113,7 +116,7 @@ impl Netstack {
     /// Receives, lets timers expire, and sends, at the time `now_ns` of the guest's clock (which never runs back: an
     /// earlier time than before counts as that).
     pub fn poll(&mut self, now_ns: i64) -> Polled {
-        self.now_ns = self.now_ns.max(now_ns);
+        self.now_ns = now_ns.clamp(self.now_ns, NOW_NS_MAX);
         let (mut rx, mut tx) = (core::mem::take(&mut self.rx), core::mem::take(&mut self.tx));
         let polled = self.poll_rings(&mut rx, &mut tx);
         (self.rx, self.tx) = (rx, tx);

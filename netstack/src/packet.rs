@@ -209,7 +209,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(mut bytes in prop::collection::vec(any::<u8>(), 0..100), version in prop_oneof![Just(0x45u8), Just(0x60), any::<u8>()]) {
+        fn any_bytes_are_survived(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..100),
+            version in prop_oneof![Just(0x45u8), Just(0x60), any::<u8>()],
+        ) {
             if let Some(first) = bytes.first_mut() {
                 *first = version;
             }

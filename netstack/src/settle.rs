@@ -1,6 +1,9 @@
 //! What follows from what smoltcp has done with a socket: events, timers, and the end of connections.
 
-use roam_abi::{Errno, Event};
+use roam_abi::{
+    Errno, Event,
+    limits::{SOCKET_BUFFER_BYTES_DEFAULT, SOCKETS_MAX},
+};
 use smoltcp::{
     socket::{icmp, tcp, tcp::State, udp},
     time::Duration,
@@ -9,7 +12,7 @@ use smoltcp::{
 use crate::{
     Netstack,
     ingress::ACK_DELAY,
-    socket::{Index, Kind, Owner, Single},
+    socket::{Datagram, Index, Kind, Owner, Single},
 };
 
 /// How long a connection that the guest has closed may go without any progress.

@@ -94,7 +94,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_earliest_is_always_first(steps in prop::collection::vec((0..20u32, prop::option::of(0..50i64)), 1..200)) {
+        fn the_earliest_is_always_first(
+            steps in prop::collection::vec((0..20u32, prop::option::of(0..50i64)), 1..200),
+        ) {
             let (mut timers, mut model) = (Timers::default(), BTreeMap::new());
             for (index, at_ns) in steps {
                 match at_ns {

@@ -268,6 +268,19 @@ fn handles_run_out_in_order() {
 }
 
 #[test]
+fn buffers_have_a_limit_together() {
+    let stack = &mut Net::new(13).stacks[0];
+    let open = |stack: &mut roam_netstack::Netstack| stack.udp_open(at(A4, 0), 4 << 20, 4 << 20);
+    let ids: Vec<_> = (0..64).map(|_| open(stack).unwrap()).collect();
+    assert_eq!(open(stack).unwrap_err(), Errno::NOMEM);
+    assert_eq!(stack.tcp_connect(at(B4, 80), 0, 0).unwrap_err(), Errno::NOMEM);
+    stack.abort(ids[0]).unwrap();
+    assert!(stack.tcp_connect(at(B4, 80), 0, 0).is_ok());
+    stack.poll(i64::MAX);
+    assert!(stack.deadline().is_some());
+}
+
+#[test]
 fn a_port_is_used_anew_during_time_wait() {
     let mut net = Net::new(12);
     let (listener, client, server) = net.connect(B4, 80);

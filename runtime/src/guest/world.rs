@@ -109,10 +109,10 @@ impl World {
     }
 }
 
-/// What the configuration lets the netstack use for rings and buffers, with a quarter for fragmentation.
+/// What the configuration lets the netstack use for rings and buffers, with half as much again for the sizes that blocks come in.
 fn network_bytes(network: &roam_netstack::Config) -> usize {
     let bytes = [network.rx_ring_bytes, network.tx_ring_bytes, network.buffer_bytes_max].map(|bytes| bytes as usize);
-    bytes.iter().sum::<usize>() / 4 * 5
+    bytes.iter().sum::<usize>() / 2 * 3
 }
 
 impl ResourceLimiter for World {
