@@ -40,12 +40,16 @@ fn nothing_is_left_behind_when_it_is_cut_short() {
     for (signal, code) in [(Signal::SIGINT, Some(130)), (Signal::SIGTERM, Some(143)), (Signal::SIGKILL, None)] {
         let mut demo = demo(&["--duration", "30s"]);
         let deadline = Instant::now() + LIMIT;
-        while !String::from_utf8_lossy(&demo.stdout()).contains("$ roam load") {
-            assert!(Instant::now() < deadline, "{}", String::from_utf8_lossy(&demo.stdout()));
+        // Four guests, and the first load.
+        let family = loop {
+            let family = descendants(demo.id());
+            let said = String::from_utf8_lossy(&demo.stdout()).into_owned();
+            if said.contains("$ roam load") && family.len() >= 5 {
+                break family;
+            }
+            assert!(Instant::now() < deadline, "{family:?}\n{said}");
             thread::sleep(Duration::from_millis(10));
-        }
-        let family = descendants(demo.id());
-        assert!(family.len() >= 5, "four guests and a load: {family:?}\n{}", String::from_utf8_lossy(&demo.stdout()));
+        };
         demo.signal(signal).unwrap();
         let status = demo.wait(LIMIT).unwrap().unwrap();
         assert_eq!(status.code(), code, "{signal}: {}", demo.stderr());

@@ -1,7 +1,7 @@
 //! `roam demo`: four guests and a client in namespaces of their own, spoken to by ordinary programs.
 //!
-//! In reading order: [`Options`] and [`run`], [`stage`] (who takes part), [`checks`] (what is tried), [`load`] (what is
-//! measured), [`show`] (how it is told).
+//! In reading order: [`Options`] and [`run`], `stage` (who takes part), `checks` (what is tried), `load` (what is
+//! measured), `show` (how it is told).
 
 mod checks;
 mod load;
