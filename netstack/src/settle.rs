@@ -12,7 +12,7 @@ use smoltcp::{
 use crate::{
     Netstack,
     ingress::ACK_DELAY,
-    socket::{Datagram, Index, Kind, Owner, Single},
+    socket::{Index, Kind, Owner, Single},
 };
 
 /// How long a connection that the guest has closed may go without any progress.
