@@ -1,9 +1,6 @@
 //! What follows from what smoltcp has done with a socket: events, timers, and the end of connections.
 
-use roam_abi::{
-    Errno, Event,
-    limits::{SOCKET_BUFFER_BYTES_DEFAULT, SOCKETS_MAX},
-};
+use roam_abi::{Errno, Event};
 use smoltcp::{
     socket::{icmp, tcp, tcp::State, udp},
     time::Duration,
