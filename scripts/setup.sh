@@ -38,6 +38,7 @@ have curl || need curl
 have nc || need netcat-openbsd
 have nft || need nftables
 have memccat || need libmemcached-tools
+python3 -c 'import pymemcache' 2>/dev/null || /usr/bin/python3 -c 'import pymemcache' 2>/dev/null || need python3-pymemcache
 # What the C guest and the guest for wasm32-wasip1 need; both are only tests.
 have clang || need clang
 [ -f /usr/lib/wasm32-wasi/libc.a ] || (have rustc && ls "$(rustc --print sysroot)"/lib/rustlib/wasm32-wasip1/lib/libstd-*.rlib >/dev/null 2>&1) ||

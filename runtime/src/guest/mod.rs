@@ -9,7 +9,7 @@
 //! Nothing here opens a file, a socket, a thread or a clock: time, randomness and frames are arguments. The same
 //! inputs therefore give the same outputs ([`Guest::step`], [`Inputs`], [`Outputs`]), on any machine.
 //!
-//! State, all of it: the linear memories and mutable globals of both modules, [`World`]'s clock and random generator,
+//! State, all of it: the linear memories and mutable globals of both modules, the guest's clock and random generator,
 //! and the frames in the two rings, which are netstack memory.
 
 mod imports;
