@@ -3,7 +3,7 @@
 use core::net::SocketAddr;
 
 use smoltcp::{
-    socket::{icmp, udp},
+    socket::{icmp, tcp::State, udp},
     time::Duration,
 };
 
@@ -11,6 +11,7 @@ use crate::{
     Netstack, Ring,
     address::Target,
     device::{Device, Output},
+    heard::Empty,
     link::{self, Received},
     packet::{ETHERNET_BYTES, ICMP, ICMPV6, Packet, TCP, UDP},
     ring::BATCH_FRAMES,
@@ -78,6 +79,7 @@ impl Netstack {
         let now = self.now();
         let Self { iface, link, stats, capabilities, table, .. } = self;
         let Some(socket) = table.get_mut(index) else { return };
+        let mut empty = None;
         let queued_before = match &mut socket.kind {
             Kind::Udp(datagram) => datagram.single.get::<udp::Socket<'_>>().recv_queue(),
             Kind::Icmp(datagram) => datagram.single.get::<icmp::Socket<'_>>().recv_queue(),
@@ -85,12 +87,21 @@ impl Netstack {
                 // A frame of many segments (the host has joined them) is worth an acknowledgement at once.
                 let joined = ip.len() > capabilities.max_transmission_unit;
                 tcp.socket_mut().set_ack_delay(Some(if joined { Duration::ZERO } else { ACK_DELAY }));
+                let fin_received = matches!(
+                    tcp.socket().state(),
+                    State::CloseWait | State::Closing | State::LastAck | State::TimeWait | State::Closed
+                );
+                if !fin_received && packet.fragment.is_none() {
+                    let queued = tcp.socket().recv_queue();
+                    empty = tcp.heard.correct(ip, packet.payload, queued);
+                }
                 0
             }
             Kind::Listener(_) => return,
         };
         let Some((set, sequence)) = socket.parts_mut() else { return };
-        let mut device = Device { received: Some(ip), out, link, stats, capabilities, sequence };
+        let received = empty.as_ref().map_or(ip, Empty::packet);
+        let mut device = Device { received: Some(received), out, link, stats, capabilities, sequence };
         iface.poll_ingress_single(now, &mut device, set);
         match &socket.kind {
             Kind::Udp(datagram) => {

@@ -12,8 +12,8 @@
 //! In reading order: `config` (addresses, sizes, limits), `ring` (frames in memory), `netstack` (the parts, and what a
 //! poll does in which order), `ingress` and `egress` (the way in and out), `settle` (events, timers, ends), `socket`
 //! (what is kept of each, and how packets find it), `calls` (what the guest can do), `link` (Ethernet, ARP, neighbour
-//! discovery), `address`, `packet`, `device`, `sequence` (what smoltcp is given, and what it is spared), `sys` (the
-//! wasm exports).
+//! discovery), `address`, `packet`, `device`, `sequence`, `heard` (what smoltcp is given, and what it is spared), `sys`
+//! (the wasm exports).
 //!
 //! What holds:
 //! - All state is plain memory of this value; time and frames are its only inputs. Same inputs, same bytes out.
@@ -36,6 +36,7 @@ mod calls;
 mod config;
 mod device;
 mod egress;
+mod heard;
 mod ingress;
 mod link;
 mod netstack;

@@ -58,7 +58,7 @@ fn is_before(a: u32, b: u32) -> bool {
 }
 
 /// A checksum after a 32-bit field has changed (RFC 1624).
-fn update(checksum: u16, old: u32, new: u32) -> u16 {
+pub(crate) fn update(checksum: u16, old: u32, new: u32) -> u16 {
     let halves = |word: u32| (word >> 16) + (word & 0xffff);
     let mut sum = u32::from(!checksum) + halves(!old) + halves(new);
     while sum > 0xffff {

@@ -120,8 +120,10 @@ impl Netstack {
         let Some(Kind::Tcp(tcp)) = self.table.get_mut(index).map(|socket| &mut socket.kind) else { return };
         let now_ns = self.now_ns;
         // Nobody will read it: make room, so that the peer can finish.
-        let _ = tcp.socket_mut().recv(|bytes| (bytes.len(), ()));
-        let _ = tcp.socket_mut().recv(|bytes| (bytes.len(), ()));
+        for _ in 0..2 {
+            let read = tcp.socket_mut().recv(|bytes| (bytes.len(), bytes.len()));
+            tcp.heard.read(read.unwrap_or(0));
+        }
         let seen = tcp.look();
         let before = core::mem::replace(&mut tcp.seen, seen);
         if seen.tx_bytes < before.tx_bytes || seen.state != before.state {

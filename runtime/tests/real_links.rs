@@ -92,7 +92,7 @@ fn segments_and_windows_are_tiny() {
     let Some(bed) = Bed::new() else { return };
     let guest = bed.guest("echo", 11, "");
     bed.client.ip("route replace 10.90.0.0/24 dev eth0 advmss 100 window 2000").unwrap();
-    bed.client.ip("-6 route replace fd90::/64 dev eth0 advmss 100 window 2000").unwrap();
+    bed.client.ip("-6 route change fd90::/64 dev eth0 proto kernel metric 256 advmss 100 window 2000").unwrap();
     exercise(&bed, &guest, 512 << 10);
     bed.client.ip("route replace 10.90.0.0/24 dev eth0 advmss 1460").unwrap();
     let stream = small_buffers(&bed, &guest, 7);

@@ -16,6 +16,7 @@ use smoltcp::{
 use super::buffer_bytes;
 use crate::{
     Netstack, SocketId,
+    heard::Heard,
     sequence::Sequence,
     socket::{Bind, Flow, Index, Kind, Listener, Options, Owner, Scope, Seen, Socket, Tcp},
 };
@@ -104,6 +105,7 @@ impl Netstack {
             owner: Owner::Backlog(listener),
             seen: Seen { state: tcp::State::Listen, rx_bytes: 0, tx_bytes: 0 },
             sequence: Sequence::default(),
+            heard: Heard::default(),
             error: None,
             wants_write: false,
             expires_ns: Some(self.now_ns + HALF_OPEN_NS_MAX),

@@ -13,6 +13,7 @@ use smoltcp::{
 use super::buffer_bytes;
 use crate::{
     Netstack, SocketId,
+    heard::Heard,
     sequence::Sequence,
     settle::ORPHAN_NS_MAX,
     socket::{Flow, Index, Kind, Options, Owner, Seen, Tcp},
@@ -56,6 +57,7 @@ impl Netstack {
             owner: Owner::Guest,
             seen: Seen { state: State::SynSent, rx_bytes: 0, tx_bytes: 0 },
             sequence: Sequence::default(),
+            heard: Heard::default(),
             error: None,
             wants_write: true,
             expires_ns: None,
@@ -116,13 +118,17 @@ impl Netstack {
         }
         // Whatever arrives from now on is news.
         tcp.seen.rx_bytes = 0;
-        let received = tcp.socket_mut().recv(|bytes| {
+        let Tcp { single, heard, .. } = tcp;
+        let received = single.get_mut::<tcp::Socket<'static>>().recv(|bytes| {
             let len = bytes.len().min(cap);
             (len, &bytes[..len])
         });
         match received {
             Ok([]) => Err(Errno::AGAIN),
-            Ok(bytes) => Ok(bytes),
+            Ok(bytes) => {
+                heard.read(bytes.len());
+                Ok(bytes)
+            }
             Err(_) if error.is_some() => Err(error.unwrap_or(Errno::CONNRESET)),
             Err(tcp::RecvError::Finished) => Ok(&[]),
             Err(tcp::RecvError::InvalidState) => Err(Errno::NOTCONN),

@@ -11,6 +11,7 @@ use smoltcp::{
 };
 
 use super::{Bind, Flow, Index};
+use crate::heard::Heard;
 use crate::sequence::Sequence;
 
 /// A socket and where it stands in the stack's queues.
@@ -70,6 +71,7 @@ pub(crate) struct Tcp {
     pub(crate) owner: Owner,
     pub(crate) seen: Seen,
     pub(crate) sequence: Sequence,
+    pub(crate) heard: Heard,
     /// Why it ended, if not in good order.
     pub(crate) error: Option<Errno>,
     /// A send found no space, or less than it asked for.
