@@ -271,7 +271,8 @@ fn handles_run_out_in_order() {
 fn buffers_have_a_limit_together() {
     let stack = &mut Net::new(13).stacks[0];
     let open = |stack: &mut roam_netstack::Netstack| stack.udp_open(at(A4, 0), 4 << 20, 4 << 20);
-    let ids: Vec<_> = (0..64).map(|_| open(stack).unwrap()).collect();
+    let sockets = u64::from(roam_netstack::BUFFER_BYTES_MAX_DEFAULT) / (8 << 20);
+    let ids: Vec<_> = (0..sockets).map(|_| open(stack).unwrap()).collect();
     assert_eq!(open(stack).unwrap_err(), Errno::NOMEM);
     assert_eq!(stack.tcp_connect(at(B4, 80), 0, 0).unwrap_err(), Errno::NOMEM);
     stack.abort(ids[0]).unwrap();
