@@ -53,6 +53,7 @@ impl Netstack {
 
     fn settle_tcp(&mut self, index: Index, cause: Cause) {
         let Some(Kind::Tcp(tcp)) = self.table.get_mut(index).map(|socket| &mut socket.kind) else { return };
+        tcp.finish_when_sent();
         match tcp.owner {
             Owner::Backlog(listener) => self.settle_backlog(index, listener),
             Owner::Guest => self.settle_guests(index, cause),

@@ -301,3 +301,26 @@ fn a_port_is_used_anew_during_time_wait() {
     syn.clear();
     assert_eq!(net.stacks[1].accept(listener).unwrap_err(), Errno::AGAIN);
 }
+
+#[test]
+fn what_is_queued_at_the_close_leaves_though_the_window_closes_and_opens() {
+    let mut net = Net::new(14);
+    let listener = net.stacks[1].tcp_listen(at(B4, 80), 1, 0, 0).unwrap();
+    let client = net.stacks[0].tcp_connect(at(B4, 80), 2048, 0).unwrap();
+    net.run(SECOND);
+    let (server, _) = net.stacks[1].accept(listener).unwrap();
+    net.stacks[0].shutdown(client).unwrap();
+    net.run(SECOND);
+    let data = pattern(40_000);
+    assert_eq!(send_some(&mut net.stacks[1], server, &data).unwrap(), data.len());
+    net.stacks[1].close(server).unwrap();
+    let (started_ns, mut got) = (net.now_ns, Vec::new());
+    while got.len() < data.len() {
+        net.run(3 * MS);
+        recv_all(&mut net.stacks[0], client, &mut got).unwrap();
+        assert!(net.now_ns - started_ns < SECOND, "{} bytes came: it waits for its own probes", got.len());
+    }
+    assert_eq!(got, data);
+    net.run(SECOND);
+    assert_eq!(net.stacks[0].recv(client, 1).unwrap(), b"", "the FIN follows");
+}

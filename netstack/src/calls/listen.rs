@@ -111,6 +111,7 @@ impl Netstack {
             expires_ns: Some(self.now_ns + HALF_OPEN_NS_MAX),
             keep_alive: None,
             is_probing: false,
+            fin_waits: false,
             timeout: None,
         };
         tcp.apply_all(&options);

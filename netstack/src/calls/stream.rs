@@ -63,6 +63,7 @@ impl Netstack {
             expires_ns: None,
             keep_alive: None,
             is_probing: false,
+            fin_waits: false,
             timeout: None,
         };
         let index = self.insert(Kind::Tcp(Box::new(tcp)))?;
@@ -83,6 +84,7 @@ impl Netstack {
         let tcp = self.stream(index)?;
         let error = tcp.error;
         match tcp.socket().state() {
+            _ if tcp.fin_waits => return Err(Errno::PIPE),
             State::Established | State::CloseWait => {}
             State::SynSent | State::SynReceived => {
                 tcp.wants_write = true;
@@ -142,7 +144,7 @@ impl Netstack {
         match tcp.socket().state() {
             State::SynSent | State::SynReceived | State::Closed | State::Listen => Err(Errno::NOTCONN),
             _ => {
-                tcp.socket_mut().close();
+                tcp.finish();
                 tcp.seen.state = tcp.socket().state();
                 self.mark_dirty(index);
                 Ok(())
@@ -157,7 +159,7 @@ impl Netstack {
         if matches!(tcp.socket().state(), State::SynSent | State::SynReceived) {
             tcp.socket_mut().abort();
         }
-        tcp.socket_mut().close();
+        tcp.finish();
         self.orphan(index, now_ns);
     }
 
@@ -197,6 +199,24 @@ impl Netstack {
 }
 
 impl Tcp {
+    /// Sends no more once what is queued has been acknowledged.
+    fn finish(&mut self) {
+        // In LAST-ACK smoltcp takes every acknowledgement that acknowledges nothing new for one that asks for the FIN
+        // again, and overlooks the window in it: a peer whose window had closed would never be heard to open it.
+        self.fin_waits = self.socket().state() == State::CloseWait && self.socket().send_queue() > 0;
+        if !self.fin_waits {
+            self.socket_mut().close();
+        }
+    }
+
+    /// Catches up on [`Tcp::finish`] once the queue is empty.
+    pub(crate) fn finish_when_sent(&mut self) {
+        if self.fin_waits && self.socket().send_queue() == 0 {
+            self.fin_waits = false;
+            self.socket_mut().close();
+        }
+    }
+
     /// Puts one option into effect.
     pub(super) fn apply(&mut self, option: SocketOption, options: &Options) {
         match option {

@@ -82,6 +82,8 @@ pub(crate) struct Tcp {
     pub(crate) keep_alive: Option<Duration>,
     /// Keep-alives ask the peer for its window, though the guest asks for none.
     pub(crate) is_probing: bool,
+    /// The guest has ended sending, but the FIN waits for what is queued to be acknowledged.
+    pub(crate) fin_waits: bool,
     /// [`roam_abi::SocketOption::Timeout`], which holds once the connection is established.
     pub(crate) timeout: Option<Duration>,
 }
