@@ -76,7 +76,8 @@ fn turn(stack: &mut Netstack, udp: SocketId, listener: SocketId, now_ns: i64) {
 fn answers(stack: &mut Netstack, udp: SocketId, listener: SocketId, now_ns: i64) -> bool {
     turn(stack, udp, listener, now_ns + STEP_NS);
     let asker = [2, 0, 0, 0, 0, 1];
-    let mut request = [&[0xff; 6][..], &asker, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &asker, &[10, 90, 0, 1], &[0; 6]].concat();
+    let mut request =
+        [&[0xff; 6][..], &asker, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &asker, &[10, 90, 0, 1], &[0; 6]].concat();
     request.extend_from_slice(&IP.octets());
     receive(stack, &request, 0);
     stack.poll(now_ns + 2 * STEP_NS);
