@@ -4,10 +4,22 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::Run;
-use crate::engines::{Options, Server};
+use crate::engines::{NAMES, Options, Server};
 use crate::network::{Network, Seat};
 use crate::output::{Output, Results};
+use crate::params::{Kind, Param};
 use crate::stats::Spread;
+
+/// Every contest's parameter: busy polling of the engines that have it.
+pub(super) const BUSY_POLL_US: Param = Param {
+    name: "busy_poll_us",
+    default: "0",
+    kind: Kind::Count(0, 1_000_000),
+    help: "how long guest and native look for frames before they sleep",
+};
+/// Every contest's parameter: who takes part.
+pub(super) const ENGINES: Param =
+    Param { name: "engines", default: "guest,native,kernel", kind: Kind::Subset(NAMES), help: "who is measured" };
 
 /// Results that are summed over rounds; of the others the median is taken.
 const COUNTS: [&str; 6] = ["sent", "received", "lost", "duplicated", "corrupted", "resets"];

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::contest::{self, Rules};
+use super::contest::{self, BUSY_POLL_US, ENGINES, Rules};
 use super::{Run, Scenario};
 use crate::bulk::Bulk;
-use crate::engines::{CHARGEN_PORT, DISCARD_PORT, NAMES, Options};
+use crate::engines::{CHARGEN_PORT, DISCARD_PORT, Options};
 use crate::network::Network;
 use crate::output::{Column, Output};
 use crate::params::{Kind, Param};
@@ -28,13 +28,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
         Param { name: "seconds", default: "2", kind: Kind::Seconds(0.05, 3600.0), help: "each engine in each round" },
         Param { name: "warmup_seconds", default: "0.3", kind: Kind::Seconds(0.0, 60.0), help: "before each of them" },
         Param { name: "ip", default: "4", kind: Kind::Choice(&["4", "6"]), help: "IP version" },
-        Param {
-            name: "busy_poll_us",
-            default: "0",
-            kind: Kind::Count(0, 1_000_000),
-            help: "how long guest and native look for frames before they sleep",
-        },
-        Param { name: "engines", default: "guest,native,kernel", kind: Kind::Subset(NAMES), help: "who is measured" },
+        BUSY_POLL_US,
+        ENGINES,
     ],
     repeats: 5,
     columns: &[

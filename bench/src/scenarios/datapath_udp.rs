@@ -6,9 +6,9 @@ use anyhow::Result;
 use roam_runtime::load::{self, Kind as Load, Pace, Plan};
 use serde_json::{Value, json};
 
-use super::contest::{self, Rules};
+use super::contest::{self, BUSY_POLL_US, ENGINES, Rules};
 use super::{Run, Scenario};
-use crate::engines::{ECHO_PORT, NAMES, Options, Server};
+use crate::engines::{ECHO_PORT, Options, Server};
 use crate::network::Network;
 use crate::output::{Column, Output, Results};
 use crate::params::{Kind, Param};
@@ -31,13 +31,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
         },
         Param { name: "connections", default: "1", kind: Kind::Count(1, 4096), help: "client sockets" },
         Param { name: "ip", default: "4", kind: Kind::Choice(&["4", "6"]), help: "IP version" },
-        Param {
-            name: "busy_poll_us",
-            default: "0",
-            kind: Kind::Count(0, 1_000_000),
-            help: "how long guest and native look for frames before they sleep",
-        },
-        Param { name: "engines", default: "guest,native,kernel", kind: Kind::Subset(NAMES), help: "who is measured" },
+        BUSY_POLL_US,
+        ENGINES,
     ],
     repeats: 5,
     columns: &[
