@@ -78,28 +78,17 @@ impl Heard {
 
 #[cfg(test)]
 mod tests {
-    use alloc::{vec, vec::Vec};
-
     use super::*;
+    use crate::sequence::tests::segment;
 
     const SYN: u8 = 2;
     const RST: u8 = 4;
-
-    fn packet(sequence: u32, flags: u8, payload: usize) -> Vec<u8> {
-        let mut packet = vec![0; 40 + payload];
-        packet[0] = 0x45;
-        packet[9] = TCP;
-        packet[24..28].copy_from_slice(&sequence.to_be_bytes());
-        packet[32] = 0x50;
-        packet[33] = flags;
-        packet
-    }
 
     #[test]
     fn only_acknowledgements_from_ahead_change() {
         let mut heard = Heard::default();
         let mut moved = |sequence, flags, payload, queued| {
-            let packet = packet(sequence, flags, payload);
+            let packet = segment(sequence, flags, payload);
             let empty = heard.correct(&packet, &packet[20..], queued)?;
             Some(u32::from_be_bytes(array(empty.packet(), 24).unwrap()))
         };
@@ -114,7 +103,7 @@ mod tests {
         assert_eq!(moved(first.wrapping_add(14), ACK | RST, 0, 10), None, "a reset");
         assert_eq!(moved(first.wrapping_add(1 << 30), ACK, 0, 10), None, "far from any window");
         heard.read(10);
-        let packet = packet(first.wrapping_add(14), ACK, 0);
+        let packet = segment(first.wrapping_add(14), ACK, 0);
         assert!(heard.correct(&packet, &packet[20..], 4).is_none());
         assert!(heard.correct(&packet, &packet[20..], 3).is_some());
     }

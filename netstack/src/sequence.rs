@@ -68,14 +68,15 @@ pub(crate) fn update(checksum: u16, old: u32, new: u32) -> u16 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use alloc::{vec, vec::Vec};
 
     use proptest::prelude::*;
 
     use super::*;
 
-    fn segment(sequence: u32, flags: u8, payload: usize) -> Vec<u8> {
+    /// An IPv4 packet with that segment.
+    pub(crate) fn segment(sequence: u32, flags: u8, payload: usize) -> Vec<u8> {
         let mut packet = vec![0; 40 + payload];
         packet[0] = 0x45;
         packet[9] = TCP;
