@@ -146,26 +146,31 @@ pub(super) fn verify(header: Header, frame: &[u8]) -> bool {
 /// Fills in what the netstack left out of a frame to send, and says what the kernel is to do with it.
 pub(super) fn prepare(frame: &mut [u8], segment_bytes: u16) -> Header {
     let Some(layers) = Layers::of(frame) else { return Header::default() };
-    if !layers.ipv6 {
-        fill_ipv4_checksum(&mut frame[ETHERNET_BYTES..layers.transport]);
-    }
-    let Some(offset) = layers.checksum_offset() else { return Header::default() };
-    let partial = fold(layers.pseudo_header(frame, layers.end - layers.transport));
-    frame[layers.transport + offset..][..2].copy_from_slice(&partial.to_be_bytes());
-    let mut header = Header {
-        flags: NEEDS_CSUM,
-        gso_type: GSO_NONE,
-        checksum_start: layers.transport as u16,
-        checksum_offset: offset as u16,
-        ..Header::default()
-    };
-    if segment_bytes != 0 && layers.protocol == PROTOCOL_TCP {
+    let mut header = fill_checksums(frame, layers);
+    if header.flags == NEEDS_CSUM && segment_bytes != 0 && layers.protocol == PROTOCOL_TCP {
         let tcp_bytes = usize::from(frame[layers.transport + 12] >> 4) * 4;
         header.gso_type = if layers.ipv6 { GSO_TCPV6 } else { GSO_TCPV4 };
         header.header_bytes = (layers.transport + tcp_bytes) as u16;
         header.segment_bytes = segment_bytes;
     }
     header
+}
+
+/// Fills in the IPv4 checksum, and the pseudo-header's sum where the kernel is to do the transport's: then says so.
+fn fill_checksums(headers: &mut [u8], layers: Layers) -> Header {
+    if !layers.ipv6 {
+        fill_ipv4_checksum(&mut headers[ETHERNET_BYTES..layers.transport]);
+    }
+    let Some(offset) = layers.checksum_offset() else { return Header::default() };
+    let partial = fold(layers.pseudo_header(headers, layers.end - layers.transport));
+    headers[layers.transport + offset..][..2].copy_from_slice(&partial.to_be_bytes());
+    Header {
+        flags: NEEDS_CSUM,
+        gso_type: GSO_NONE,
+        checksum_start: layers.transport as u16,
+        checksum_offset: offset as u16,
+        ..Header::default()
+    }
 }
 
 fn fill_ipv4_checksum(header: &mut [u8]) {
@@ -285,14 +290,12 @@ impl Run {
     pub(super) fn finish(&mut self) -> (Header, &[u8]) {
         let transport = self.layers.transport;
         let transport_bytes = self.headers_bytes - transport + self.bytes;
-        let length = if self.layers.ipv6 { transport_bytes } else { transport - ETHERNET_BYTES + transport_bytes };
-        let length_at = ETHERNET_BYTES + if self.layers.ipv6 { 4 } else { 2 };
-        self.headers[length_at..][..2].copy_from_slice(&(length as u16).to_be_bytes());
+        set_ip_length(&mut self.headers, self.layers.ipv6, transport, transport_bytes);
         if self.is_udp() {
             self.headers[transport + 4..][..2].copy_from_slice(&(transport_bytes as u16).to_be_bytes());
         }
         self.layers.end = transport + transport_bytes;
-        let mut header = prepare_headers(&mut self.headers, self.layers);
+        let mut header = fill_checksums(&mut self.headers, self.layers);
         if !self.is_single() {
             header.gso_type = match (self.is_udp(), self.layers.ipv6) {
                 (true, _) => GSO_UDP_L4,
@@ -339,27 +342,15 @@ impl SplitDatagram<'_> {
         payload.copy_from_slice(self.payload);
         let udp_bytes = UDP_BYTES + self.payload.len();
         let transport = self.headers.len() - UDP_BYTES;
-        let (length_at, length) = if self.ipv6 { (4, udp_bytes) } else { (2, transport - ETHERNET_BYTES + udp_bytes) };
-        headers[ETHERNET_BYTES + length_at..][..2].copy_from_slice(&(length as u16).to_be_bytes());
+        set_ip_length(headers, self.ipv6, transport, udp_bytes);
         headers[transport + 4..][..2].copy_from_slice(&(udp_bytes as u16).to_be_bytes());
     }
 }
 
-/// As [`prepare`], for the headers of a run.
-fn prepare_headers(headers: &mut [u8], layers: Layers) -> Header {
-    if !layers.ipv6 {
-        fill_ipv4_checksum(&mut headers[ETHERNET_BYTES..layers.transport]);
-    }
-    let offset = layers.checksum_offset().expect("a run is of UDP or TCP");
-    let partial = fold(layers.pseudo_header(headers, layers.end - layers.transport));
-    headers[layers.transport + offset..][..2].copy_from_slice(&partial.to_be_bytes());
-    Header {
-        flags: NEEDS_CSUM,
-        gso_type: GSO_NONE,
-        checksum_start: layers.transport as u16,
-        checksum_offset: offset as u16,
-        ..Header::default()
-    }
+/// Writes the length of an IP packet whose transport header begins at `transport`.
+fn set_ip_length(headers: &mut [u8], ipv6: bool, transport: usize, transport_bytes: usize) {
+    let (at, length) = if ipv6 { (4, transport_bytes) } else { (2, transport - ETHERNET_BYTES + transport_bytes) };
+    headers[ETHERNET_BYTES + at..][..2].copy_from_slice(&(length as u16).to_be_bytes());
 }
 
 fn be16(bytes: &[u8], at: usize) -> Option<u16> {

@@ -42,22 +42,14 @@ pub enum TapError {
 }
 
 fn hint(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc_errno::EPERM | libc_errno::EACCES) => {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EPERM | Errno::EACCES) => {
             "it takes CAP_NET_ADMIN in this network namespace and access to /dev/net/tun (run as root, or under `unshare -Urn`)"
         }
-        Some(libc_errno::ENOENT | libc_errno::ENODEV) => "this kernel has no /dev/net/tun (`modprobe tun`)",
-        Some(libc_errno::EBUSY) => "another process has it open",
+        Some(Errno::ENOENT | Errno::ENODEV) => "this kernel has no /dev/net/tun (`modprobe tun`)",
+        Some(Errno::EBUSY) => "another process has it open",
         _ => "see the cause",
     }
-}
-
-mod libc_errno {
-    pub(super) const EPERM: i32 = nix::errno::Errno::EPERM as i32;
-    pub(super) const EACCES: i32 = nix::errno::Errno::EACCES as i32;
-    pub(super) const ENOENT: i32 = nix::errno::Errno::ENOENT as i32;
-    pub(super) const ENODEV: i32 = nix::errno::Errno::ENODEV as i32;
-    pub(super) const EBUSY: i32 = nix::errno::Errno::EBUSY as i32;
 }
 
 /// An open TAP device, non-blocking, with checksum and segmentation offload.
