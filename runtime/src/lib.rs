@@ -16,12 +16,15 @@
 //! - The same inputs give the same outputs ([`guest::Inputs`], [`guest::Outputs`]).
 //! - Whatever a guest, a frame or a file does ends in a typed error or a counter, never in a panic of the host.
 
+pub mod api;
 pub mod cli;
 pub mod demo;
 pub mod engine;
 pub mod guest;
+pub mod host;
 pub mod lab;
 pub mod load;
 pub mod modules;
 pub mod net;
 mod sys;
+pub mod worker;

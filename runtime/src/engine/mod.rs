@@ -53,13 +53,38 @@ pub enum LoadError {
 }
 
 /// A module by the blake3 hash of its original bytes: what snapshots and hosts know it by.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ModuleHash(pub [u8; 32]);
 
 impl ModuleHash {
     /// The hash of these module bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
+    }
+}
+
+impl std::str::FromStr for ModuleHash {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let hash =
+            blake3::Hash::from_hex(text).map_err(|_| format!("`{text}` is no blake3 digest: write 64 hex digits"))?;
+        Ok(Self(*hash.as_bytes()))
+    }
+}
+
+impl TryFrom<String> for ModuleHash {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<ModuleHash> for String {
+    fn from(hash: ModuleHash) -> Self {
+        hash.to_string()
     }
 }
 

@@ -1,0 +1,22 @@
+//! What a host daemon and its clients say to each other: versioned JSON over HTTP, under `/v1`.
+//!
+//! The types here are the wire. They are plain data: what a guest *is* lives in [`crate::host`]. Numbers carry their
+//! unit in their name; addresses, digests and MACs are strings as people write them. Unknown fields are refused, so
+//! that a misspelt one is not silently the default.
+
+mod address;
+mod guest;
+mod host;
+mod name;
+mod stats;
+
+pub use address::{CidrText, MacText};
+pub use guest::{End, EndKind, GuestSpec, GuestState, GuestView, NetworkView, RestartPolicy, SpecError};
+pub use host::{ErrorBody, ErrorCode, Health, HostView, LogEntry, ModuleView};
+pub use name::{GuestName, NameError};
+pub use stats::{GuestStats, PollTimes, SocketView};
+
+/// Path prefix of this version of the interface.
+pub const PREFIX: &str = "/v1";
+/// A request body that is no module.
+pub const BODY_BYTES_MAX: usize = 256 * 1024;

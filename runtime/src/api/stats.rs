@@ -1,0 +1,112 @@
+//! What a guest has used and done.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Counters of one run of a guest: they start at 0 with each start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct GuestStats {
+    /// How long it runs, milliseconds.
+    pub uptime_ms: u64,
+    /// CPU time of its worker, microseconds.
+    pub cpu_us: u64,
+    /// Resident memory of its worker, bytes.
+    pub rss_bytes: u64,
+    /// Linear memories of guest and netstack, bytes.
+    pub memory_bytes: u64,
+    /// Polls.
+    pub polls: u64,
+    /// How long polls took.
+    pub poll_times: PollTimes,
+    /// Frames received.
+    pub rx_frames: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Frames sent. A frame of many segments counts once.
+    pub tx_frames: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Received frames dropped: a wrong checksum or a full ring.
+    pub rx_dropped: u64,
+    /// Frames the kernel did not take.
+    pub tx_dropped: u64,
+    /// Log lines that could not be kept: disk full or too many.
+    pub log_lines_dropped: u64,
+    /// The netstack's own counters, by name.
+    pub netstack: BTreeMap<String, u64>,
+    /// Open sockets, at most 4096.
+    pub sockets: Vec<SocketView>,
+}
+
+/// A histogram of poll times: `counts[i]` polls took at most `bound_ns(i)`, and longer than the bound before; the last
+/// bucket has no bound.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PollTimes {
+    /// Polls of each bucket.
+    pub counts: Vec<u64>,
+    /// All times together, nanoseconds.
+    pub sum_ns: u64,
+    /// Longest, nanoseconds.
+    pub max_ns: u64,
+}
+
+impl PollTimes {
+    /// Buckets, the one without a bound included: bounds from 1.024 µs to 2^33 ns, 8.6 s.
+    pub const BUCKETS: usize = 25;
+
+    /// Upper bound of a bucket, nanoseconds: 2^(10 + index); none for the last.
+    pub fn bound_ns(index: usize) -> Option<u64> {
+        (index + 1 < Self::BUCKETS).then(|| 1 << (10 + index))
+    }
+
+    /// The bound below which that share of all polls is; `None` when there were none. The longest for the last bucket.
+    pub fn quantile_ns(&self, quantile: f64) -> Option<u64> {
+        let total: u64 = self.counts.iter().sum();
+        let rank = ((total as f64 * quantile).ceil() as u64).max(1);
+        let mut seen = 0;
+        let reached = |count: &u64| {
+            seen += count;
+            seen >= rank
+        };
+        let index = self.counts.iter().position(reached)?;
+        Some(Self::bound_ns(index).map_or(self.max_ns, |bound| bound.min(self.max_ns)))
+    }
+}
+
+/// One open socket of a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SocketView {
+    /// `tcp`, `udp` or `icmp`.
+    pub protocol: String,
+    /// Its own address and port.
+    pub local: String,
+    /// The other side's, of a TCP connection.
+    // Not skipped when absent: this type also travels as postcard, where every field has its place.
+    #[serde(default)]
+    pub peer: Option<String>,
+    /// The TCP state as in RFC 9293 in lower case (`listen`, `established`, …); `open` for the others.
+    pub state: String,
+    /// Bytes received that the guest has not taken yet.
+    pub rx_queued_bytes: u64,
+    /// Bytes the guest sent that are not acknowledged (TCP) or not yet out (others).
+    pub tx_queued_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_upper_bounds() {
+        let mut times = PollTimes { counts: vec![0; PollTimes::BUCKETS], sum_ns: 0, max_ns: 3_000_000_000_000 };
+        assert_eq!(times.quantile_ns(0.5), None);
+        times.counts[0] = 90;
+        times.counts[3] = 9;
+        times.counts[24] = 1;
+        assert_eq!(times.quantile_ns(0.5), Some(1024));
+        assert_eq!(times.quantile_ns(0.99), Some(8192));
+        assert_eq!(times.quantile_ns(1.0), Some(3_000_000_000_000));
+    }
+}

@@ -1,0 +1,38 @@
+//! What a host daemon is told.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use roam_netstack::Cidr;
+
+/// Configuration of a host, checked.
+#[derive(Clone, Debug)]
+pub struct HostConfig {
+    /// The host's name: a DNS label.
+    pub name: String,
+    /// What must outlive a reboot: database, modules, logs. Mode 0700.
+    pub state_dir: PathBuf,
+    /// What need not: control sockets. Mode 0700.
+    pub run_dir: PathBuf,
+    /// The bridge that guests' TAPs are plugged into. It must exist.
+    pub bridge: String,
+    /// Where IPv4 addresses are allocated from.
+    pub pool4: Option<Pool<Ipv4Addr>>,
+    /// Where IPv6 addresses are allocated from.
+    pub pool6: Option<Pool<Ipv6Addr>>,
+    /// Size a guest's log may take, bytes; the oldest half goes when it is full.
+    pub log_bytes_max: u64,
+    /// The program that is run as `roam worker`: this one, by `/proc/self/exe`, unless a test says otherwise.
+    pub worker_program: PathBuf,
+}
+
+/// Addresses to allocate from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool<A> {
+    /// The range.
+    pub range: Cidr<A>,
+    /// Prefix the guests get: that of the network the range is part of.
+    pub prefix: u8,
+    /// Default gateway of guests, if any.
+    pub gateway: Option<A>,
+}
