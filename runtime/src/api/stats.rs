@@ -56,6 +56,16 @@ impl PollTimes {
     /// Buckets, the one without a bound included: bounds from 1.024 µs to 2^33 ns, 8.6 s.
     pub const BUCKETS: usize = 25;
 
+    /// Counts one poll.
+    pub fn record(&mut self, time_ns: u64) {
+        self.counts.resize(Self::BUCKETS, 0);
+        // Bits above the first bound: a time of exactly a bound belongs to that bound's bucket.
+        let index = (u64::BITS - (time_ns.max(1) - 1).leading_zeros()).saturating_sub(10) as usize;
+        self.counts[index.min(Self::BUCKETS - 1)] += 1;
+        self.sum_ns = self.sum_ns.saturating_add(time_ns);
+        self.max_ns = self.max_ns.max(time_ns);
+    }
+
     /// Upper bound of a bucket, nanoseconds: 2^(10 + index); none for the last.
     pub fn bound_ns(index: usize) -> Option<u64> {
         (index + 1 < Self::BUCKETS).then(|| 1 << (10 + index))
@@ -97,6 +107,19 @@ pub struct SocketView {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_in_the_bucket_of_the_bound_above_it() {
+        for index in 0..PollTimes::BUCKETS {
+            let (above, bound) = (index.checked_sub(1).and_then(PollTimes::bound_ns), PollTimes::bound_ns(index));
+            for time_ns in [above.map_or(0, |bound| bound + 1), bound.unwrap_or(u64::MAX)] {
+                let mut times = PollTimes::default();
+                times.record(time_ns);
+                assert_eq!(times.counts.iter().position(|count| *count == 1), Some(index), "{time_ns}");
+                assert_eq!((times.sum_ns, times.max_ns), (time_ns, time_ns));
+            }
+        }
+    }
 
     #[test]
     fn quantiles_are_upper_bounds() {
