@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use roam_netstack::{SocketInfo, SocketKind};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -98,10 +99,39 @@ pub struct SocketView {
     pub peer: Option<String>,
     /// The TCP state as in RFC 9293 in lower case (`listen`, `established`, …); `open` for the others.
     pub state: String,
-    /// Bytes received that the guest has not taken yet.
+    /// Bytes received that the guest has not taken yet; of a listener, connections it has not accepted.
     pub rx_queued_bytes: u64,
-    /// Bytes the guest sent that are not acknowledged (TCP) or not yet out (others).
+    /// Bytes the guest sent that are not acknowledged (TCP) or not yet out (others); of a listener, half-open connections.
     pub tx_queued_bytes: u64,
+}
+
+impl From<SocketInfo> for SocketView {
+    fn from(info: SocketInfo) -> Self {
+        let (protocol, state) = match info.kind {
+            SocketKind::Udp => ("udp", "open"),
+            SocketKind::Icmp => ("icmp", "open"),
+            SocketKind::Listen => ("tcp", "listen"),
+            SocketKind::SynSent => ("tcp", "syn-sent"),
+            SocketKind::SynReceived => ("tcp", "syn-received"),
+            SocketKind::Established => ("tcp", "established"),
+            SocketKind::FinWait1 => ("tcp", "fin-wait-1"),
+            SocketKind::FinWait2 => ("tcp", "fin-wait-2"),
+            SocketKind::CloseWait => ("tcp", "close-wait"),
+            SocketKind::Closing => ("tcp", "closing"),
+            SocketKind::LastAck => ("tcp", "last-ack"),
+            SocketKind::TimeWait => ("tcp", "time-wait"),
+            SocketKind::Closed => ("tcp", "closed"),
+        };
+        let connected = protocol == "tcp" && info.kind != SocketKind::Listen;
+        Self {
+            protocol: protocol.into(),
+            local: info.local.to_string(),
+            peer: connected.then(|| info.peer.to_string()),
+            state: state.into(),
+            rx_queued_bytes: info.rx_queued.into(),
+            tx_queued_bytes: info.tx_queued.into(),
+        }
+    }
 }
 
 #[cfg(test)]

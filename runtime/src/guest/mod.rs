@@ -21,7 +21,7 @@ mod world;
 use std::sync::Arc;
 
 use roam_abi::limits;
-use roam_netstack::Ring;
+use roam_netstack::{Ring, SocketInfo};
 use wasmtime::{Linker, Store, TypedFunc};
 
 pub(crate) use imports::is_known_import;
@@ -177,6 +177,12 @@ impl Guest {
     /// The netstack's counters.
     pub fn counters(&self) -> StackCounters {
         self.stack.counters(&self.store)
+    }
+
+    /// Its sockets, those the guest has closed and whose last bytes are on their way included. Changes nothing a guest
+    /// could notice.
+    pub fn sockets(&mut self) -> Result<Vec<SocketInfo>, Stopped> {
+        self.stack.sockets(&mut self.store)
     }
 
     /// Bytes of the guest's and the netstack's linear memories.
