@@ -27,6 +27,7 @@ use wasmtime::{Linker, Store, TypedFunc};
 pub(crate) use imports::is_known_import;
 pub use stack::StackCounters;
 pub use step::{Frame, Inputs, Outputs};
+pub(crate) use world::stack_bytes_max;
 pub use world::{LOG_LINES_PER_POLL_MAX, LogLine};
 
 use crate::engine::{Engine, GuestModule, Refusal};

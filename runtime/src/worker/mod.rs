@@ -13,8 +13,16 @@
 //! guest's directory, which a restarted daemon finds again; the peer's credentials name the worker's process. The log,
 //! and how it ended, are files: nothing is lost while no daemon runs.
 
+mod control;
+mod frame;
 mod launch;
 mod message;
+mod process;
+mod spawn;
 
+pub use control::{Control, ControlError, bind};
+pub use frame::FrameError;
 pub use launch::{Descriptor, Launch, LaunchError, Launched, Task};
 pub use message::{MESSAGE_BYTES_MAX, Reply, Request};
+pub use process::{Usage, WorkerProcess, become_subreaper};
+pub use spawn::{Spawn, SpawnError, spawn};
