@@ -6,6 +6,7 @@ mod demo;
 mod load;
 mod run;
 mod units;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,8 @@ enum Command {
     Demo(demo::Arguments),
     Load(load::Arguments),
     Run(run::Arguments),
+    #[command(hide = true)]
+    Worker(worker::Arguments),
 }
 
 /// Runs the command that the process was started with.
@@ -49,6 +52,7 @@ pub fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(arguments),
         Command::Load(arguments) => load::run(arguments),
         Command::Run(arguments) => run::run(arguments),
+        Command::Worker(arguments) => worker::run(arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("roam: {error:#}");
