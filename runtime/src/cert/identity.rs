@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -9,6 +10,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
 use super::CertError;
+use super::files::certificates;
 
 /// What the holder of a certificate may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, clap::ValueEnum)]
@@ -74,6 +76,11 @@ impl Identity {
             not_before_s: certificate.validity().not_before.timestamp(),
             not_after_s: certificate.validity().not_after.timestamp(),
         })
+    }
+
+    /// Reads the first certificate of a PEM file.
+    pub fn of_file(path: &Path) -> Result<Self, CertError> {
+        Self::from_der(&certificates(path)?[0])
     }
 
     /// Whether it is within its time.
