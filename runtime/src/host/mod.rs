@@ -21,6 +21,7 @@ mod modules;
 mod open;
 mod record;
 mod registry;
+pub mod serve;
 mod shared;
 mod supervisor;
 
