@@ -50,6 +50,7 @@ mod stats;
 mod sys;
 mod timers;
 
+pub use calls::{SocketInfo, SocketKind};
 pub use config::{
     BUFFER_BYTES_MAX_DEFAULT, BUFFER_BYTES_MAX_MAX, BUFFER_BYTES_MAX_MIN, CONFIG_BYTES_MAX, Cidr, Config, ConfigError,
     MTU_BYTES_MAX, MTU_BYTES_MIN, MTU_BYTES_MIN_IPV6, RING_BYTES_DEFAULT, RING_BYTES_MAX, RING_BYTES_MIN,

@@ -5,6 +5,7 @@ mod common;
 
 use common::*;
 use roam_abi::{Errno, Event, SocketOption};
+use roam_netstack::{SocketInfo, SocketKind};
 
 #[test]
 fn bytes_go_both_ways_and_each_side_ends_its_own() {
@@ -323,4 +324,33 @@ fn what_is_queued_at_the_close_leaves_though_the_window_closes_and_opens() {
     assert_eq!(got, data);
     net.run(SECOND);
     assert_eq!(net.stacks[0].recv(client, 1).unwrap(), b"", "the FIN follows");
+}
+
+#[test]
+fn what_sockets_there_are_can_be_seen() {
+    let mut net = Net::new(15);
+    let (_, client, server) = net.connect(B4, 80);
+    send_some(&mut net.stacks[0], client, b"unread").unwrap();
+    net.run(SECOND);
+    let udp = net.stacks[1].udp_open(at([0; 4], 7), 0, 0).unwrap();
+    let seen = |net: &Net| {
+        let mut found = Vec::new();
+        while let Some((index, info)) = net.stacks[1].inspect(found.last().map_or(0, |(index, _)| index + 1)) {
+            assert_eq!(SocketInfo::from_bytes(&info.to_bytes()), Some(info));
+            found.push((index, info));
+        }
+        found.into_iter().map(|(_, info)| info).collect::<Vec<_>>()
+    };
+    let infos = seen(&net);
+    let kinds: Vec<_> = infos.iter().map(|info| info.kind).collect();
+    assert_eq!(kinds, [SocketKind::Listen, SocketKind::Established, SocketKind::Udp]);
+    let connection = infos[1];
+    assert_eq!((connection.local, connection.peer), (at(B4, 80), net.stacks[0].local_addr(client).unwrap()));
+    assert_eq!((connection.rx_queued, connection.tx_queued), (6, 0));
+    assert_eq!(infos[2].local, at([0; 4], 7));
+    net.stacks[1].close(udp).unwrap();
+    net.stacks[1].close(server).unwrap();
+    net.run(SECOND);
+    let kinds: Vec<_> = seen(&net).iter().map(|info| info.kind).collect();
+    assert_eq!(kinds[..2], [SocketKind::Listen, SocketKind::FinWait2], "{kinds:?}");
 }

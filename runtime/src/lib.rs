@@ -23,6 +23,7 @@ pub mod demo;
 pub mod engine;
 pub mod guest;
 pub mod host;
+pub mod jail;
 pub mod lab;
 pub mod load;
 pub mod modules;

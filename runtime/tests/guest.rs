@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::OnceLock;
 
 use roam_netstack::{Cidr, Config, Netstack};
+use roam_runtime::api::SocketView;
 use roam_runtime::engine::{Engine, GuestModule, LoadError, Refusal};
 use roam_runtime::guest::{Frame, Guest, GuestConfig, Inputs, LOG_LINES_PER_POLL_MAX, Outputs, StartError, Stopped};
 use roam_runtime::modules::ECHO;
@@ -149,7 +150,14 @@ fn a_recorded_input_log_replays_to_identical_outputs() {
     let mut replayed = start(ECHO, &config()).expect("a guest");
     for (index, (inputs, outputs)) in log.iter().zip(&client.outputs).enumerate() {
         assert_eq!(&replayed.step(inputs).expect("the guest lives"), outputs, "poll {index}");
+        // Looking at it changes nothing of what it does.
+        replayed.sockets().expect("the guest lives");
     }
+    let sockets: Vec<SocketView> = replayed.sockets().expect("the guest lives").into_iter().map(Into::into).collect();
+    let connection = sockets.iter().find(|socket| socket.state == "established").expect("the connection stands");
+    assert_eq!((connection.protocol.as_str(), connection.local.as_str()), ("tcp", "10.90.0.10:7"));
+    assert!(connection.peer.as_ref().is_some_and(|peer| peer.starts_with("10.90.0.1:")), "{connection:?}");
+    assert!(sockets.iter().any(|socket| (socket.protocol.as_str(), socket.local.as_str()) == ("udp", "[::]:7")));
 
     // The seed is an input like any other: with another one the sequence numbers differ.
     let mut other = start(ECHO, &GuestConfig { seed: [8; 32], ..config() }).expect("a guest");

@@ -1,8 +1,11 @@
 //! The guest's calls.
 
 mod datagram;
+mod inspect;
 mod listen;
 mod stream;
+
+pub use inspect::{SocketInfo, SocketKind};
 
 use core::net::{IpAddr, SocketAddr};
 

@@ -89,6 +89,11 @@ impl Table {
         self.slots.len() - self.free.len()
     }
 
+    /// Places in the table, free ones included.
+    pub(crate) fn places(&self) -> Index {
+        self.slots.len() as Index
+    }
+
     /// Whether [`Table::insert`] would fail.
     pub(crate) fn is_full(&self) -> bool {
         self.len() >= SOCKETS_MAX

@@ -9,7 +9,7 @@ use alloc::{boxed::Box, vec, vec::Vec};
 use roam_abi::{ADDRESS_BYTES, Address, Errno, Event, NO_DEADLINE, SocketOption, limits::EVENTS_MAX};
 
 use super::panic;
-use crate::{CONFIG_BYTES_MAX, Config, Netstack, SocketId, Stats};
+use crate::{CONFIG_BYTES_MAX, Config, Netstack, SocketId, SocketInfo, Stats};
 
 /// What the exports work on.
 struct Module {
@@ -17,17 +17,20 @@ struct Module {
     netstack: Option<Box<Netstack>>,
     address: [u8; ADDRESS_BYTES],
     events: [Event; EVENTS_MAX],
+    info: [u8; SocketInfo::BYTES],
     layout: [u32; LAYOUT_WORDS],
 }
 
-/// rx_ptr, rx_len, tx_ptr, tx_len, address_ptr, events_ptr, events_cap, stats_ptr, stats_count, panic_ptr.
-const LAYOUT_WORDS: usize = 10;
+/// rx_ptr, rx_len, tx_ptr, tx_len, address_ptr, events_ptr, events_cap, stats_ptr, stats_count, panic_ptr,
+/// info_ptr.
+const LAYOUT_WORDS: usize = 11;
 
 static mut MODULE: Module = Module {
     config: Vec::new(),
     netstack: None,
     address: [0; ADDRESS_BYTES],
     events: [Event { socket: 0, flags: 0 }; EVENTS_MAX],
+    info: [0; SocketInfo::BYTES],
     layout: [0; LAYOUT_WORDS],
 };
 
@@ -64,6 +67,7 @@ impl Module {
             core::ptr::from_ref(netstack.stats()) as u32,
             Stats::NAMES.len() as u32,
             panic::address(),
+            self.info.as_ptr() as u32,
         ];
         Ok(())
     }
@@ -261,4 +265,21 @@ extern "C" fn local_addr(socket: u32) -> i32 {
 #[unsafe(export_name = "peer_addr")]
 extern "C" fn peer_addr(socket: u32) -> i32 {
     module().tell(|netstack| netstack.peer_addr(SocketId(socket)))
+}
+
+/// Leaves the first socket at or after a place in the table at `info_ptr` and returns its place; -1 when there is none
+/// left, and the record is cleared: looking leaves no trace.
+#[unsafe(export_name = "inspect")]
+extern "C" fn inspect(from: u32) -> i32 {
+    let module = module();
+    match module.netstack.as_deref().and_then(|netstack| netstack.inspect(from)) {
+        Some((index, info)) => {
+            module.info = info.to_bytes();
+            index as i32
+        }
+        None => {
+            module.info = [0; SocketInfo::BYTES];
+            -1
+        }
+    }
 }

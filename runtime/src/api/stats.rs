@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use roam_netstack::{SocketInfo, SocketKind};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -56,6 +57,16 @@ impl PollTimes {
     /// Buckets, the one without a bound included: bounds from 1.024 µs to 2^33 ns, 8.6 s.
     pub const BUCKETS: usize = 25;
 
+    /// Counts one poll.
+    pub fn record(&mut self, time_ns: u64) {
+        self.counts.resize(Self::BUCKETS, 0);
+        // Bits above the first bound: a time of exactly a bound belongs to that bound's bucket.
+        let index = (u64::BITS - (time_ns.max(1) - 1).leading_zeros()).saturating_sub(10) as usize;
+        self.counts[index.min(Self::BUCKETS - 1)] += 1;
+        self.sum_ns = self.sum_ns.saturating_add(time_ns);
+        self.max_ns = self.max_ns.max(time_ns);
+    }
+
     /// Upper bound of a bucket, nanoseconds: 2^(10 + index); none for the last.
     pub fn bound_ns(index: usize) -> Option<u64> {
         (index + 1 < Self::BUCKETS).then(|| 1 << (10 + index))
@@ -88,15 +99,57 @@ pub struct SocketView {
     pub peer: Option<String>,
     /// The TCP state as in RFC 9293 in lower case (`listen`, `established`, …); `open` for the others.
     pub state: String,
-    /// Bytes received that the guest has not taken yet.
+    /// Bytes received that the guest has not taken yet; of a listener, connections it has not accepted.
     pub rx_queued_bytes: u64,
-    /// Bytes the guest sent that are not acknowledged (TCP) or not yet out (others).
+    /// Bytes the guest sent that are not acknowledged (TCP) or not yet out (others); of a listener, half-open connections.
     pub tx_queued_bytes: u64,
+}
+
+impl From<SocketInfo> for SocketView {
+    fn from(info: SocketInfo) -> Self {
+        let (protocol, state) = match info.kind {
+            SocketKind::Udp => ("udp", "open"),
+            SocketKind::Icmp => ("icmp", "open"),
+            SocketKind::Listen => ("tcp", "listen"),
+            SocketKind::SynSent => ("tcp", "syn-sent"),
+            SocketKind::SynReceived => ("tcp", "syn-received"),
+            SocketKind::Established => ("tcp", "established"),
+            SocketKind::FinWait1 => ("tcp", "fin-wait-1"),
+            SocketKind::FinWait2 => ("tcp", "fin-wait-2"),
+            SocketKind::CloseWait => ("tcp", "close-wait"),
+            SocketKind::Closing => ("tcp", "closing"),
+            SocketKind::LastAck => ("tcp", "last-ack"),
+            SocketKind::TimeWait => ("tcp", "time-wait"),
+            SocketKind::Closed => ("tcp", "closed"),
+        };
+        let connected = protocol == "tcp" && info.kind != SocketKind::Listen;
+        Self {
+            protocol: protocol.into(),
+            local: info.local.to_string(),
+            peer: connected.then(|| info.peer.to_string()),
+            state: state.into(),
+            rx_queued_bytes: info.rx_queued.into(),
+            tx_queued_bytes: info.tx_queued.into(),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_in_the_bucket_of_the_bound_above_it() {
+        for index in 0..PollTimes::BUCKETS {
+            let (above, bound) = (index.checked_sub(1).and_then(PollTimes::bound_ns), PollTimes::bound_ns(index));
+            for time_ns in [above.map_or(0, |bound| bound + 1), bound.unwrap_or(u64::MAX)] {
+                let mut times = PollTimes::default();
+                times.record(time_ns);
+                assert_eq!(times.counts.iter().position(|count| *count == 1), Some(index), "{time_ns}");
+                assert_eq!((times.sum_ns, times.max_ns), (time_ns, time_ns));
+            }
+        }
+    }
 
     #[test]
     fn quantiles_are_upper_bounds() {

@@ -6,9 +6,10 @@
 
 use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::io::{self, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::ModuleHash;
 
@@ -53,12 +54,15 @@ pub enum CacheError {
 }
 
 /// blake3 over the module's hash and everything of the engine that shapes the code.
-pub(super) fn key(module: ModuleHash, engine: &wasmtime::Engine) -> blake3::Hash {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArtifactKey(blake3::Hash);
+
+pub(super) fn key(module: ModuleHash, engine: &wasmtime::Engine) -> ArtifactKey {
     let mut hasher = Blake3(blake3::Hasher::new());
     hasher.0.update(b"roam compiled module 1");
     hasher.0.update(&module.0);
     engine.precompile_compatibility_hash().hash(&mut hasher);
-    hasher.0.finalize()
+    ArtifactKey(hasher.0.finalize())
 }
 
 /// blake3 as a [`Hasher`], so that what the engine feeds is all kept (64 bits would not do for a file name).
@@ -87,43 +91,121 @@ impl Cache {
     }
 
     /// The compiled module, if an intact one is there.
-    pub(super) fn load(&self, engine: &wasmtime::Engine, key: blake3::Hash) -> Option<wasmtime::Module> {
-        let path = self.artifact(key);
-        let digest = fs::read(self.digest(key)).ok()?;
-        let artifact = fs::read(&path).ok()?;
-        if blake3::hash(&artifact).as_bytes().as_slice() != digest {
-            tracing::warn!(path = %path.display(), "a cached module is damaged and is compiled again");
-            return None;
-        }
-        match crate::sys::module::map(engine, &path) {
+    pub(super) fn load(&self, engine: &wasmtime::Engine, key: ArtifactKey) -> Option<wasmtime::Module> {
+        match crate::sys::module::map_open(engine, self.artifact(key)?) {
             Ok(module) => Some(module),
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "a cached module cannot be mapped and is compiled again");
+                tracing::warn!(path = %self.path(key).display(), %error, "a cached module cannot be mapped and is compiled again");
                 None
             }
         }
     }
 
+    /// A compiled module, open for reading, if an intact one is there.
+    pub fn artifact(&self, key: ArtifactKey) -> Option<File> {
+        let digest = fs::read(self.digest(key)).ok()?;
+        let mut file = File::open(self.path(key)).ok()?;
+        let mut hasher = blake3::Hasher::new();
+        let found = hasher.update_reader(&mut file).map(|hasher| hasher.finalize());
+        if found.is_ok_and(|found| found.as_bytes().as_slice() == digest) && file.rewind().is_ok() {
+            return Some(file);
+        }
+        tracing::warn!(path = %self.path(key).display(), "a cached module is damaged and is compiled again");
+        None
+    }
+
     /// Keeps a compiled module; several processes may do so at once.
-    pub(super) fn store(&self, key: blake3::Hash, module: &wasmtime::Module) -> Result<(), CacheError> {
+    pub(super) fn store(&self, key: ArtifactKey, module: &wasmtime::Module) -> Result<(), CacheError> {
         let artifact = module.serialize().map_err(CacheError::Serialise)?;
-        write_whole(&self.artifact(key), &artifact)?;
-        write_whole(&self.digest(key), blake3::hash(&artifact).as_bytes())
+        let pending = self.begin(key)?;
+        let written = pending.file().write_all(&artifact);
+        written.map_err(|source| CacheError::Write { path: self.path(key), source })?;
+        pending.commit()
     }
 
-    fn artifact(&self, key: blake3::Hash) -> PathBuf {
-        self.dir.join(format!("{}.cwasm", key.to_hex()))
+    /// A file for a compiled module, to be kept by [`PendingArtifact::commit`].
+    pub fn begin(&self, key: ArtifactKey) -> Result<PendingArtifact, CacheError> {
+        let (artifact, digest) = (self.path(key), self.digest(key));
+        let path = beside(&artifact);
+        // What is there of that name is of a process that was killed and had the same id.
+        let opened = File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let file = opened.map_err(|source| CacheError::Write { path: path.clone(), source })?;
+        Ok(PendingArtifact { file, path, artifact, digest })
     }
 
-    fn digest(&self, key: blake3::Hash) -> PathBuf {
-        self.dir.join(format!("{}.blake3", key.to_hex()))
+    /// Forgets a compiled module. Who has it mapped keeps it.
+    pub fn remove(&self, key: ArtifactKey) -> Result<(), CacheError> {
+        for path in [self.digest(key), self.path(key)] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(CacheError::Write { path, source: error });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
+
+    fn path(&self, key: ArtifactKey) -> PathBuf {
+        self.dir.join(format!("{}.cwasm", key.0.to_hex()))
+    }
+
+    fn digest(&self, key: ArtifactKey) -> PathBuf {
+        self.dir.join(format!("{}.blake3", key.0.to_hex()))
+    }
+}
+
+/// A compiled module on its way into the cache; dropped, it is gone.
+#[derive(Debug)]
+pub struct PendingArtifact {
+    file: File,
+    path: PathBuf,
+    artifact: PathBuf,
+    digest: PathBuf,
+}
+
+impl PendingArtifact {
+    /// Where it is to be written.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Keeps what was written, its digest beside it.
+    pub fn commit(mut self) -> Result<(), CacheError> {
+        let path = self.path.clone();
+        let failed = |source| CacheError::Write { path, source };
+        let digest = self.seal().map_err(failed)?;
+        write_whole(&self.digest, digest.as_bytes())
+    }
+
+    /// On disk before it has its name, so that no crash leaves half of it under that.
+    fn seal(&mut self) -> io::Result<blake3::Hash> {
+        self.file.rewind()?;
+        let mut hasher = blake3::Hasher::new();
+        let digest = hasher.update_reader(&mut self.file)?.finalize();
+        self.file.sync_all()?;
+        fs::rename(&self.path, &self.artifact)?;
+        Ok(digest)
+    }
+}
+
+impl Drop for PendingArtifact {
+    fn drop(&mut self) {
+        // Gone already when it was committed.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// A name in the same directory that no other writer has.
+fn beside(path: &Path) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    path.with_extension(format!("tmp{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// Writes beside and renames, so that a reader sees all or nothing; removes what a failure left.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CacheError> {
     let failed = |source| CacheError::Write { path: path.to_path_buf(), source };
-    let beside = path.with_extension(format!("tmp{}", std::process::id()));
+    let beside = beside(path);
     let written =
         File::create(&beside).and_then(|mut file| file.write_all(bytes)).and_then(|()| fs::rename(&beside, path));
     written.map_err(|error| {
@@ -156,7 +238,7 @@ mod tests {
         assert!(cache.load(&engine, key).is_none());
         cache.store(key, &module(&engine)).expect("stored");
         assert!(cache.load(&engine, key).is_some());
-        let path = cache.artifact(key);
+        let path = cache.path(key);
         let mut bytes = fs::read(&path).expect("readable");
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
@@ -164,6 +246,22 @@ mod tests {
         assert!(cache.load(&engine, key).is_none());
         fs::write(&path, &bytes[..10]).expect("writable");
         assert!(cache.load(&engine, key).is_none());
+        cache.remove(key).expect("removed");
+        cache.remove(key).expect("nothing to remove");
+        assert_eq!(fs::read_dir(&dir).expect("ours").count(), 0);
+        fs::remove_dir_all(dir).expect("ours");
+    }
+
+    #[test]
+    fn an_artifact_that_is_given_up_leaves_nothing() {
+        let dir = scratch("given-up");
+        let cache = Cache::open(dir.clone()).expect("a cache");
+        let key = key(ModuleHash::of(b"x"), &wasmtime::Engine::default());
+        let pending = cache.begin(key).expect("a file");
+        pending.file().write_all(b"half").expect("written");
+        drop(pending);
+        assert_eq!(fs::read_dir(&dir).expect("ours").count(), 0);
+        assert!(cache.artifact(key).is_none());
         fs::remove_dir_all(dir).expect("ours");
     }
 

@@ -14,12 +14,13 @@ mod cache;
 mod check;
 mod rewrite;
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use wasmtime::{ExternType, OptLevel};
 
-pub use cache::{Cache, CacheError};
+pub use cache::{ArtifactKey, Cache, CacheError, PendingArtifact};
 pub use check::{MODULE_BYTES_MAX, Refusal, TABLE_ELEMENTS_MAX};
 pub use rewrite::HIDDEN_PREFIX;
 
@@ -44,6 +45,9 @@ pub enum LoadError {
     /// It is valid, but could not be compiled.
     #[error("the module could not be compiled")]
     Compile(#[source] wasmtime::Error),
+    /// It was compiled, but cannot be mapped, for example because it was compiled for another processor.
+    #[error("the compiled module cannot be mapped")]
+    Map(#[source] wasmtime::Error),
     /// Rewriting failed although the module is valid.
     #[error("the module could not be rewritten: {0}")]
     Rewrite(String),
@@ -114,6 +118,12 @@ impl GuestModule {
         self.hash
     }
 
+    /// Makes what its memory begins with now rather than when it is instantiated first, which may be where no file can
+    /// be made any more.
+    pub(crate) fn prepare_memory(&self) -> Result<(), LoadError> {
+        self.module.initialize_copy_on_write_image().map_err(LoadError::Map)
+    }
+
     /// Whether it was mapped from the cache instead of compiled.
     pub fn from_cache(&self) -> bool {
         self.from_cache
@@ -140,6 +150,34 @@ impl Engine {
         self.compile(crate::modules::NETSTACK)
     }
 
+    /// What the cache knows a compiled module by.
+    pub fn artifact_key(&self, module: ModuleHash) -> ArtifactKey {
+        cache::key(module, &self.wasmtime)
+    }
+
+    /// Checks and compiles without a cache: what [`Self::map_artifact`] maps. A guest must have a guest's imports and
+    /// exports; the netstack is none.
+    pub fn compile_artifact(&self, bytes: &[u8], guest: bool) -> Result<Vec<u8>, LoadError> {
+        check::check_size(bytes)?;
+        let module = wasmtime::Module::new(&self.wasmtime, prepare(bytes)?).map_err(LoadError::Compile)?;
+        if guest {
+            check_guest(&module)?;
+        }
+        module.serialize().map_err(LoadError::Compile)
+    }
+
+    /// Maps what [`Self::compile_artifact`] made of the module `hash`. The file is executed: whoever hands it in vouches
+    /// that nobody else could write it, as [`Cache::artifact`] does.
+    pub fn map_artifact(&self, artifact: File, hash: ModuleHash) -> Result<GuestModule, LoadError> {
+        let module = crate::sys::module::map_open(&self.wasmtime, artifact).map_err(LoadError::Map)?;
+        Ok(GuestModule { module, hash, from_cache: true })
+    }
+
+    /// Makes what the calling thread needs to run guests now rather than at the first call.
+    pub(crate) fn prepare_thread(&self) {
+        wasmtime::Engine::tls_eager_initialize();
+    }
+
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
         &self.wasmtime
     }
@@ -147,7 +185,7 @@ impl Engine {
     fn compile(&self, bytes: &[u8]) -> Result<GuestModule, LoadError> {
         check::check_size(bytes)?;
         let hash = ModuleHash::of(bytes);
-        let key = cache::key(hash, &self.wasmtime);
+        let key = self.artifact_key(hash);
         if let Some(cache) = &self.cache
             && let Some(module) = cache.load(&self.wasmtime, key)
         {

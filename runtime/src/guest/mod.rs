@@ -21,12 +21,13 @@ mod world;
 use std::sync::Arc;
 
 use roam_abi::limits;
-use roam_netstack::Ring;
+use roam_netstack::{Ring, SocketInfo};
 use wasmtime::{Linker, Store, TypedFunc};
 
 pub(crate) use imports::is_known_import;
 pub use stack::StackCounters;
 pub use step::{Frame, Inputs, Outputs};
+pub(crate) use world::stack_bytes_max;
 pub use world::{LOG_LINES_PER_POLL_MAX, LogLine};
 
 use crate::engine::{Engine, GuestModule, Refusal};
@@ -177,6 +178,12 @@ impl Guest {
     /// The netstack's counters.
     pub fn counters(&self) -> StackCounters {
         self.stack.counters(&self.store)
+    }
+
+    /// Its sockets, those the guest has closed and whose last bytes are on their way included. Changes nothing a guest
+    /// could notice.
+    pub fn sockets(&mut self) -> Result<Vec<SocketInfo>, Stopped> {
+        self.stack.sockets(&mut self.store)
     }
 
     /// Bytes of the guest's and the netstack's linear memories.

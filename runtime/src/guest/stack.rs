@@ -1,8 +1,7 @@
 //! The guest's netstack: a second module in the same store, called by the host on the guest's behalf.
 
 use roam_abi::{ADDRESS_BYTES, Errno, Event};
-use roam_netstack::Config;
-use roam_netstack::Ring;
+use roam_netstack::{Config, Ring, SocketInfo};
 use wasmtime::{AsContext, AsContextMut, Instance, Memory, Module, Store, TypedFunc, WasmParams, WasmResults};
 
 use super::world::World;
@@ -51,6 +50,7 @@ pub(super) struct Layout {
     pub(super) events_max: u32,
     stats: (u32, u32),
     panic: u32,
+    info: u32,
 }
 
 /// Handles of the instance. Without unsafe code wasmtime finds an export by name only, so they are looked up once.
@@ -75,6 +75,7 @@ pub(super) struct Stack {
     pub(super) set_option: TypedFunc<(u32, u32, i64), i32>,
     pub(super) local_addr: TypedFunc<u32, i32>,
     pub(super) peer_addr: TypedFunc<u32, i32>,
+    inspect: TypedFunc<u32, i32>,
 }
 
 impl Stack {
@@ -114,6 +115,7 @@ impl Stack {
             set_option: export(store, instance, "set_option")?,
             local_addr: export(store, instance, "local_addr")?,
             peer_addr: export(store, instance, "peer_addr")?,
+            inspect: export(store, instance, "inspect")?,
         })
     }
 
@@ -167,6 +169,17 @@ impl Stack {
         StackCounters(bytes.as_chunks().0.iter().map(|value| u64::from_le_bytes(*value)).collect())
     }
 
+    /// All sockets, in the order of the netstack's table.
+    pub(super) fn sockets(&self, store: &mut Store<World>) -> Result<Vec<SocketInfo>, Stopped> {
+        let (mut sockets, mut next) = (Vec::new(), 0);
+        while let Ok(index) = u32::try_from(self.call(&mut *store, &self.inspect, next).map_err(stopped)?) {
+            let bytes = self.memory.data(&*store).get(self.layout.info as usize..).and_then(|rest| rest.first_chunk());
+            sockets.extend(bytes.and_then(SocketInfo::from_bytes));
+            next = index + 1;
+        }
+        Ok(sockets)
+    }
+
     fn last_words(&self, store: impl AsContext) -> String {
         let memory = self.memory.data(&store);
         let start = self.layout.panic as usize;
@@ -187,6 +200,7 @@ impl Layout {
             events_max: word(6),
             stats: (word(7), word(8)),
             panic: word(9),
+            info: word(10),
         };
         for (start, len) in [
             layout.rx,
@@ -195,6 +209,7 @@ impl Layout {
             (layout.events, layout.events_max * Event::BYTES as u32),
             (layout.stats.0, layout.stats.1 * 8),
             (layout.panic, 4),
+            (layout.info, SocketInfo::BYTES as u32),
         ] {
             assert!(
                 start as usize + len as usize <= memory.len(),

@@ -64,7 +64,7 @@ impl World {
             memory_bytes: 0,
             memory_bytes_max: config.memory_bytes_max,
             stack_bytes: 0,
-            stack_bytes_max: NETSTACK_BYTES_MAX + network_bytes(&config.network),
+            stack_bytes_max: stack_bytes_max(&config.network),
         }
     }
 
@@ -109,10 +109,11 @@ impl World {
     }
 }
 
-/// What the configuration lets the netstack use for rings and buffers, with half as much again for the sizes that blocks come in.
-fn network_bytes(network: &roam_netstack::Config) -> usize {
+/// Limit of the netstack's memory: what it needs itself, and what the configuration lets it use for rings and buffers,
+/// with half as much again for the sizes that blocks come in.
+pub(crate) fn stack_bytes_max(network: &roam_netstack::Config) -> usize {
     let bytes = [network.rx_ring_bytes, network.tx_ring_bytes, network.buffer_bytes_max].map(|bytes| bytes as usize);
-    bytes.iter().sum::<usize>() / 2 * 3
+    NETSTACK_BYTES_MAX + bytes.iter().sum::<usize>() / 2 * 3
 }
 
 impl ResourceLimiter for World {

@@ -13,6 +13,7 @@ use super::Machine;
 use super::offload::{Header, RUN_PACKETS_MAX, Run, prepare, split_udp, verify};
 use super::tap::{Tap, TapError};
 use super::watchdog::Watchdog;
+use crate::api::PollTimes;
 use crate::guest::{LogLine, Stopped};
 
 /// How the loop behaves.
@@ -27,6 +28,8 @@ pub struct EdgeOptions {
 pub struct EdgeCounters {
     /// Polls of the machine.
     pub polls: u64,
+    /// How long they took.
+    pub poll_times: PollTimes,
     /// Frames read from the TAP.
     pub rx_frames: u64,
     /// Their bytes.
@@ -98,6 +101,7 @@ impl Edge {
             let received = self.receive(machine)?;
             let now_ns = self.now_ns();
             let polled = watchdog.guard(|| machine.poll(now_ns));
+            self.counters.poll_times.record(self.now_ns().saturating_sub(now_ns) as u64);
             machine.take_log().into_iter().for_each(&mut log);
             let polled = polled?;
             self.counters.polls += 1;

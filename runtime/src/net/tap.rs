@@ -1,11 +1,11 @@
 //! A TAP device: Ethernet frames from and to the kernel, each behind a virtio-net header.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::uio::{readv, writev};
-use tun_rs::{DeviceBuilder, Layer, SyncDevice};
+use tun_rs::{DeviceBuilder, Layer};
 
 use super::offload::{HEADER_BYTES, Header};
 
@@ -53,8 +53,12 @@ fn hint(error: &io::Error) -> &'static str {
 }
 
 /// An open TAP device, non-blocking, with checksum and segmentation offload.
+///
+/// The device is there while the descriptor, or a duplicate in another process, is open; then the kernel removes it,
+/// unless it was made to stay.
 pub struct Tap {
-    device: SyncDevice,
+    device: OwnedFd,
+    segments_udp: bool,
 }
 
 impl Tap {
@@ -64,12 +68,18 @@ impl Tap {
         let builder = DeviceBuilder::new().name(&options.name).layer(Layer::L2).offload(true).mtu(options.mtu);
         let device = builder.build_sync().map_err(failed)?;
         device.set_nonblocking(true).map_err(failed)?;
-        Ok(Self { device })
+        let segments_udp = device.udp_gso();
+        Ok(Self { device: device.as_fd().try_clone_to_owned().map_err(failed)?, segments_udp })
+    }
+
+    /// A device that another process opened, set up and handed over.
+    pub fn from_fd(device: OwnedFd, segments_udp: bool) -> Self {
+        Self { device, segments_udp }
     }
 
     /// Whether the kernel cuts large UDP frames into datagrams for us (Linux 6.2 on).
     pub fn segments_udp(&self) -> bool {
-        self.device.udp_gso()
+        self.segments_udp
     }
 
     /// Reads one frame into `frame`; its length without the header, or `None` if none is waiting.

@@ -4,3 +4,5 @@
 pub(crate) mod memory;
 pub(crate) mod module;
 pub(crate) mod process;
+pub(crate) mod rights;
+pub(crate) mod socket;

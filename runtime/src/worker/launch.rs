@@ -81,7 +81,10 @@ pub enum Task {
 /// Answers on the launch connection, worker to daemon.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Launched {
-    /// The worker's process, in the daemon's pid namespace. Comes first, once.
+    /// The starting process is in its user namespace; it goes on when its ids are mapped and it is sent one byte
+    /// ([`crate::jail::GO`]). Comes first, once.
+    Unshared,
+    /// The worker's process, in the daemon's pid namespace. Comes second, once.
     Process {
         /// Its id.
         pid: u32,

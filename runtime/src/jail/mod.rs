@@ -1,0 +1,63 @@
+//! What a worker may do: nothing but compute, and read and write the descriptors it was given.
+//!
+//! ```text
+//!  daemon            starter                                     worker
+//!    │   spawn ──────> unshare: user, mount, pid, net, ipc, uts, cgroup
+//!    │ <── Unshared ── │
+//!   map_ids ── GO ───> fork ────────────────────────────────────> pid 1 of its namespace
+//!    │ <── Process ─── ends                                        root ─> rights ─> seccomp
+//! ```
+//!
+//! In reading order: [`enter`] (the steps), `root` (an empty, read-only file system), `rights` (capabilities, resource
+//! limits), [`seccomp`] (system calls by role), `cgroup` (limits set from outside, by the daemon).
+//!
+//! Each layer holds by itself: without seccomp a worker finds nothing to open, nobody to signal, no network and no
+//! privilege; with it, trying is its end. There is no time namespace: a guest's clock is an argument, and an offset to
+//! the host's monotonic clock hides nothing worth hiding.
+
+mod cgroup;
+mod enter;
+mod rights;
+mod root;
+pub mod seccomp;
+
+pub use cgroup::{Cgroup, CgroupError, CgroupLimits, lacks as lacks_cgroups, sweep};
+pub use enter::{GO, Jail, JailError, enter};
+pub(crate) use rights::COMPILE_CPU_S_MAX;
+pub use rights::Rights;
+
+use std::fs;
+use std::io;
+
+/// Tells the kernel who a starting worker's root is outside (user_namespaces(7)): `uid` and the gid of the same number,
+/// or this process's own when `None`.
+pub(crate) fn map_ids(pid: u32, uid: Option<u32>) -> io::Result<()> {
+    let write = |file: &str, text: String| fs::write(format!("/proc/{pid}/{file}"), text);
+    let (outer_uid, outer_gid) = match uid {
+        Some(uid) => (uid, uid),
+        None => {
+            // Without this the kernel refuses a group map from whom is not root.
+            write("setgroups", "deny".into())?;
+            (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
+        }
+    };
+    write("uid_map", format!("0 {outer_uid} 1"))?;
+    write("gid_map", format!("0 {outer_gid} 1"))
+}
+
+/// What this machine lacks of the jail, in words; empty when it is whole.
+pub fn lacks() -> Vec<String> {
+    let mut lacks = cgroup::lacks();
+    if fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !maps_all(&map)) {
+        lacks.push("workers have no users of their own: the daemon is not root of the whole machine".into());
+    }
+    if fs::read_to_string("/proc/sys/user/max_user_namespaces").is_ok_and(|max| max.trim() == "0") {
+        lacks.push("no user namespaces: user.max_user_namespaces is 0; no worker can start".into());
+    }
+    lacks
+}
+
+/// Whether a process with this uid map and root's rights may be anybody (the initial user namespace).
+fn maps_all(uid_map: &str) -> bool {
+    uid_map.split_ascii_whitespace().eq(["0", "0", "4294967295"]) && nix::unistd::geteuid().is_root()
+}
