@@ -5,6 +5,7 @@
 //! that a misspelt one is not silently the default.
 
 mod address;
+pub mod client;
 mod guest;
 mod host;
 mod name;

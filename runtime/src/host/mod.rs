@@ -12,6 +12,7 @@
 
 mod config;
 mod error;
+pub mod serve;
 
 use std::pin::Pin;
 use std::sync::Arc;

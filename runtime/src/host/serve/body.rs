@@ -1,0 +1,185 @@
+//! A request's body that must keep coming and must end.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream};
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use hyper::body::Body as _;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::Limits;
+use super::answer::Refusal;
+use crate::api::ErrorCode;
+
+/// Why a body is not read to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BodyError {
+    #[error("the body is larger than {bytes_max} bytes")]
+    TooLarge { bytes_max: u64 },
+    #[error("the body came too slowly: no byte for {} s, or fewer than {bytes_per_s_min} a second", stall.as_secs_f64())]
+    TooSlow { stall: Duration, bytes_per_s_min: u64 },
+    #[error("the body ended before its end, or is not chunked as it should be")]
+    Broken,
+}
+
+impl From<BodyError> for Refusal {
+    fn from(error: BodyError) -> Self {
+        let code = match error {
+            BodyError::TooLarge { .. } => ErrorCode::TooLarge,
+            BodyError::TooSlow { .. } => ErrorCode::TooSlow,
+            BodyError::Broken => ErrorCode::BadRequest,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// The bytes of a body, within limits of size and time.
+pub(super) struct Guarded {
+    data: BodyDataStream,
+    received_bytes: u64,
+    bytes_max: u64,
+    stall: Duration,
+    bytes_per_s_min: u64,
+    began: Instant,
+    timer: Pin<Box<Sleep>>,
+    fate: Fate,
+}
+
+/// What went wrong with a body, for who gave it away as a stream.
+#[derive(Clone, Default)]
+pub(super) struct Fate(Arc<OnceLock<BodyError>>);
+
+impl Fate {
+    pub(super) fn error(&self) -> Option<BodyError> {
+        self.0.get().copied()
+    }
+}
+
+impl Guarded {
+    /// An error at once when the header says that it is too large.
+    pub(super) fn new(body: Body, bytes_max: u64, limits: &Limits) -> Result<Self, BodyError> {
+        if body.size_hint().lower() > bytes_max {
+            return Err(BodyError::TooLarge { bytes_max });
+        }
+        let began = Instant::now();
+        Ok(Self {
+            data: body.into_data_stream(),
+            received_bytes: 0,
+            bytes_max,
+            stall: limits.body_stall,
+            bytes_per_s_min: limits.body_bytes_per_s_min.max(1),
+            began,
+            timer: Box::pin(sleep_until(began + limits.body_stall)),
+            fate: Fate::default(),
+        })
+    }
+
+    pub(super) fn fate(&self) -> Fate {
+        self.fate.clone()
+    }
+
+    /// All of it.
+    pub(super) async fn collect(mut self) -> Result<Bytes, BodyError> {
+        let mut all = BytesMut::new();
+        while let Some(bytes) = self.next().await {
+            all.extend_from_slice(&bytes.map_err(|_| self.fate.error().unwrap_or(BodyError::Broken))?);
+        }
+        Ok(all.freeze())
+    }
+
+    fn took(&mut self, bytes: usize) -> Result<(), BodyError> {
+        self.received_bytes += bytes as u64;
+        if self.received_bytes > self.bytes_max {
+            return Err(BodyError::TooLarge { bytes_max: self.bytes_max });
+        }
+        let paid_for = Duration::from_secs_f64(self.received_bytes as f64 / self.bytes_per_s_min as f64);
+        let deadline = (self.began + self.stall + paid_for).min(Instant::now() + self.stall);
+        self.timer.as_mut().reset(deadline);
+        Ok(())
+    }
+
+    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        match self.data.poll_next_unpin(cx) {
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(Some(Ok(bytes))) => Poll::Ready(Some(self.took(bytes.len()).map(|()| bytes))),
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(BodyError::Broken))),
+            Poll::Pending => {
+                self.timer.as_mut().poll(cx).map(|()| {
+                    Some(Err(BodyError::TooSlow { stall: self.stall, bytes_per_s_min: self.bytes_per_s_min }))
+                })
+            }
+        }
+    }
+}
+
+impl Stream for Guarded {
+    type Item = Result<Bytes, io::Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(error) = self.fate.error() {
+            return Poll::Ready(Some(Err(io::Error::other(error))));
+        }
+        self.advance(cx).map(|item| {
+            item.map(|bytes| {
+                bytes.map_err(|error| {
+                    // Set once: a body that has failed stays so.
+                    let _ = self.fate.0.set(error);
+                    io::Error::other(error)
+                })
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+
+    fn limits() -> Limits {
+        Limits { body_stall: Duration::from_secs(10), body_bytes_per_s_min: 100, ..Limits::default() }
+    }
+
+    /// One byte every so often, `count` times.
+    fn drip(every: Duration, count: usize) -> Body {
+        Body::from_stream(stream::unfold(0, move |sent| async move {
+            tokio::time::sleep(every).await;
+            (sent < count).then(|| (Ok::<_, io::Error>(Bytes::from_static(b"x")), sent + 1))
+        }))
+    }
+
+    async fn collect(body: Body, bytes_max: u64) -> Result<usize, BodyError> {
+        Ok(Guarded::new(body, bytes_max, &limits())?.collect().await?.len())
+    }
+
+    fn paused() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
+    }
+
+    #[test]
+    fn sizes() {
+        paused().block_on(async {
+            assert_eq!(collect(Body::from("0123456789"), 10).await, Ok(10));
+            assert_eq!(collect(Body::from("0123456789"), 9).await, Err(BodyError::TooLarge { bytes_max: 9 }));
+            // Without a length in the header it shows on the way.
+            let body = drip(Duration::ZERO, 10);
+            assert_eq!(collect(body, 9).await, Err(BodyError::TooLarge { bytes_max: 9 }));
+        });
+    }
+
+    #[test]
+    fn a_body_must_keep_coming() {
+        paused().block_on(async {
+            assert_eq!(collect(drip(Duration::from_millis(9), 1000), 1000).await, Ok(1000));
+            assert!(matches!(collect(drip(Duration::from_secs(11), 2), 1000).await, Err(BodyError::TooSlow { .. })));
+            // Never still for long, but in all too slow.
+            assert!(matches!(collect(drip(Duration::from_secs(1), 1000), 1000).await, Err(BodyError::TooSlow { .. })));
+        });
+    }
+}
