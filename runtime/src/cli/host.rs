@@ -69,6 +69,10 @@ pub(super) struct Settings {
     /// A group whose members may use the unix socket, and so do everything [default: its owner only].
     #[arg(long, env = "ROAM_SOCKET_GROUP", value_name = "GROUP")]
     socket_group: Option<String>,
+    /// Guests end with this daemon, however it ends, instead of serving on: for trying things out.
+    #[arg(long, env = "ROAM_EPHEMERAL")]
+    #[serde(default)]
+    ephemeral: bool,
     /// Size a guest's log may take; the oldest half goes when it is full [default: 16MiB].
     #[arg(long, env = "ROAM_LOG_SIZE", value_name = "SIZE")]
     log_size: Option<String>,
@@ -104,6 +108,7 @@ impl Settings {
             listen: self.listen.or(beneath.listen),
             tls_dir: self.tls_dir.or(beneath.tls_dir),
             socket_group: self.socket_group.or(beneath.socket_group),
+            ephemeral: self.ephemeral || beneath.ephemeral,
             log_size: self.log_size.or(beneath.log_size),
         }
     }
@@ -132,6 +137,7 @@ impl Settings {
             pool4: pool("", self.network, self.pool, self.gateway)?,
             pool6: pool("6", self.network6, self.pool6, self.gateway6)?,
             log_bytes_max,
+            ephemeral: self.ephemeral,
             worker_program: "/proc/self/exe".into(),
         };
         Ok(Plan { config, listen })

@@ -22,6 +22,8 @@ pub struct HostConfig {
     pub pool6: Option<Pool<Ipv6Addr>>,
     /// Size a guest's log may take, bytes; the oldest half goes when it is full.
     pub log_bytes_max: u64,
+    /// Whether guests end with the daemon, instead of serving on until the next one adopts them.
+    pub ephemeral: bool,
     /// The program that is run as `roam worker`: this one, by `/proc/self/exe`, unless a test says otherwise.
     pub worker_program: PathBuf,
 }

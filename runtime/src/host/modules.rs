@@ -197,6 +197,7 @@ impl Modules {
             task: Task::Compile { guest },
             root: self.layout.root().to_string_lossy().into_owned(),
             uid: self.worker.own_uid.then_some(GuestId::COMPILER_UID),
+            leashed: false,
         };
         let descriptors = [source.as_fd(), pending.file().as_fd()];
         let spawned = worker::spawn(Spawn {

@@ -33,6 +33,8 @@ pub(super) struct Answering {
     /// The answer to the last request for stats, and when it was made.
     stats: Option<(Instant, Vec<u8>)>,
     connection: Option<Connection>,
+    /// The daemon that started the worker, if the worker is to end with it.
+    leash: Option<Watcher>,
 }
 
 /// The daemon, or who says so.
@@ -72,13 +74,22 @@ pub(super) fn wait_until_serving(mailbox: &Mailbox, daemon: &Watcher) -> Outcome
 
 impl Answering {
     pub(super) fn new(mailbox: Arc<Mailbox>, listener: UnixListener, name: String, id: String) -> Self {
-        Self { mailbox, listener, name, id, stats: None, connection: None }
+        Self { mailbox, listener, name, id, stats: None, connection: None, leash: None }
+    }
+
+    /// The guest stops when that daemon goes.
+    pub(super) fn leashed(self, leash: Watcher) -> Self {
+        Self { leash: Some(leash), ..self }
     }
 
     /// For as long as the process lives.
     pub(super) fn run(mut self) -> ! {
         loop {
             let (news, knocks, ready) = self.wait();
+            if self.leash.as_ref().is_some_and(Watcher::is_gone) {
+                self.mailbox.ask_stop();
+                self.leash = None;
+            }
             if news && let (_, Some(stats)) = self.mailbox.take_news() {
                 self.pass_on(stats);
             }
@@ -95,14 +106,17 @@ impl Answering {
     fn wait(&self) -> (bool, bool, PollFlags) {
         let interest = self.connection.as_ref().map_or(PollFlags::empty(), Connection::interest);
         let connection = self.connection.as_ref().map_or(self.listener.as_fd(), |connection| connection.stream.as_fd());
+        // Where there is no leash or no connection, one of the others is looked at twice.
+        let leash = self.leash.as_ref().map_or(self.mailbox.control_bell(), AsFd::as_fd);
         let mut fds = [
             PollFd::new(self.mailbox.control_bell(), PollFlags::POLLIN),
             PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
+            PollFd::new(leash, PollFlags::POLLIN),
             PollFd::new(connection, interest),
         ];
-        let count = if self.connection.is_some() { 3 } else { 2 };
+        let count = if self.connection.is_some() { 4 } else { 3 };
         let _ = ppoll(&mut fds[..count], None, None);
-        let [news, knocks, ready] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        let [news, knocks, _, ready] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
         (!news.is_empty(), !knocks.is_empty(), ready)
     }
 

@@ -37,6 +37,8 @@ pub struct Launch {
     pub root: String,
     /// The uid and gid that root inside is outside, or `None` to stay the daemon's own (which is no root then).
     pub uid: Option<u32>,
+    /// Whether the worker ends with its daemon: then the launch connection stays open, and its end is the worker's.
+    pub leashed: bool,
 }
 
 /// What a worker does.

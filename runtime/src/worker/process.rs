@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::time::clock_getcpuclockid;
 use nix::unistd::{Pid, SysconfVar, sysconf};
+use tokio::net::UnixStream;
 
 use crate::sys;
 
@@ -23,6 +24,8 @@ pub struct WorkerProcess {
     file: OwnedFd,
     /// Set once it has been reaped: `None` inside if somebody else did.
     status: Mutex<Option<Option<ExitStatus>>>,
+    /// Its launch connection, if the worker is to end with us.
+    _leash: Option<UnixStream>,
 }
 
 /// What a process has used.
@@ -45,7 +48,12 @@ pub fn become_subreaper() -> io::Result<()> {
 impl WorkerProcess {
     /// The process that has this id now.
     pub fn open(pid: u32) -> io::Result<Self> {
-        Ok(Self { pid, file: sys::process::pidfd_open(pid)?, status: Mutex::new(None) })
+        Ok(Self { pid, file: sys::process::pidfd_open(pid)?, status: Mutex::new(None), _leash: None })
+    }
+
+    /// It ends when this value is dropped.
+    pub(super) fn leashed(self, leash: Option<UnixStream>) -> Self {
+        Self { _leash: leash, ..self }
     }
 
     /// Its id in our pid namespace.

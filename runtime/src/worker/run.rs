@@ -40,7 +40,7 @@ fn obey(launch: Launch, files: Vec<OwnedFd>, daemon: Daemon) -> Result<ExitCode,
         return Err((daemon, LaunchError::Jail(sentence(&error))));
     }
     match launch.task {
-        Task::Serve { .. } => serve::serve(launch.task, files, daemon),
+        Task::Serve { .. } => serve::serve(launch.task, files, daemon, launch.leashed),
         Task::Compile { guest } => match compile::compile(guest, files, &daemon) {
             Ok(()) => Ok(ExitCode::SUCCESS),
             Err(error) => Err((daemon, error)),

@@ -50,9 +50,14 @@ struct Prepared {
 }
 
 /// Runs a guest until it ends. The exit codes are those of `roam run`.
-pub(super) fn serve(task: Task, files: Vec<OwnedFd>, daemon: Daemon) -> Result<ExitCode, (Daemon, LaunchError)> {
+pub(super) fn serve(
+    task: Task,
+    files: Vec<OwnedFd>,
+    daemon: Daemon,
+    leashed: bool,
+) -> Result<ExitCode, (Daemon, LaunchError)> {
     let launching = Arc::new(Mutex::new(Some(daemon)));
-    let served = prepare(task, files, launching.clone()).and_then(start).map(run);
+    let served = prepare(task, files, launching.clone(), leashed).and_then(start).map(run);
     served.map_err(|error| {
         // Nobody else takes the daemon but the watchdog, which ends the process.
         let daemon = take(&launching).unwrap_or_else(|| {
@@ -64,7 +69,7 @@ pub(super) fn serve(task: Task, files: Vec<OwnedFd>, daemon: Daemon) -> Result<E
     })
 }
 
-fn prepare(task: Task, files: Vec<OwnedFd>, launching: Arc<Launching>) -> Result<Prepared, LaunchError> {
+fn prepare(task: Task, files: Vec<OwnedFd>, launching: Arc<Launching>, leashed: bool) -> Result<Prepared, LaunchError> {
     let Task::Serve {
         name,
         id,
@@ -97,7 +102,7 @@ fn prepare(task: Task, files: Vec<OwnedFd>, launching: Arc<Launching>) -> Result
         Ok(Answering::new(mailbox.clone(), listener, name, id))
     };
     let answering = answering(&control).map_err(|error: std::io::Error| start_failed(error))?;
-    spawn_control(answering, &launching, locked.clone())?;
+    spawn_control(answering, &launching, leashed, locked.clone())?;
     let budget = Duration::from_micros(poll_budget_us);
     let watchdog = spawn_watchdog(budget, &end, launching.clone(), locked)?;
     for _ in 0..2 {
@@ -133,6 +138,7 @@ fn map(
 fn spawn_control(
     answering: Answering,
     launching: &Launching,
+    leashed: bool,
     locked: Sender<Result<(), SeccompError>>,
 ) -> Result<(), LaunchError> {
     // A descriptor of its own: it is watched until the guest serves, whoever has the other.
@@ -140,12 +146,11 @@ fn spawn_control(
     let daemon = daemon.transpose().map_err(start_failed)?;
     let run = move || {
         let _ = locked.send(lock(Role::Control));
-        if let Some(daemon) = daemon
-            && wait_until_serving(&answering.mailbox, &daemon) == Outcome::GivenUp
-        {
+        let Some(daemon) = daemon else { answering.run() };
+        if wait_until_serving(&answering.mailbox, &daemon) == Outcome::GivenUp {
             std::process::exit(1);
         }
-        answering.run();
+        if leashed { answering.leashed(daemon).run() } else { answering.run() }
     };
     thread::Builder::new().name("control".into()).spawn(run).map(drop).map_err(start_failed)
 }

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
@@ -122,7 +123,14 @@ impl Started {
         let stream = UnixStream::from_std(ours).map_err(io_error("making the launch connection"))?;
         let stderr = spawn.stderr.try_clone().map_err(io_error("handing over the standard error"))?;
         let mut command = Command::new(spawn.program);
-        command.arg("worker").env_clear().stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(stderr);
+        // A program that is several says by its name which it is.
+        command
+            .arg0("roam")
+            .arg("worker")
+            .env_clear()
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(stderr);
         let program_failed = |source| SpawnError::Program { program: spawn.program.into(), source };
         #[expect(clippy::zombie_processes, reason = "reaped through its descriptor")]
         let child = command.spawn().map_err(program_failed)?;
@@ -168,8 +176,9 @@ impl Started {
                         worker.ended().await;
                     }
                     // Nothing is left to be ended when this is dropped.
-                    (self.stream, self.starter) = (None, None);
-                    return self.worker.take().ok_or(SpawnError::Timeout(spawn.limit));
+                    let (leash, _) = (self.stream.take(), self.starter.take());
+                    let worker = self.worker.take().ok_or(SpawnError::Timeout(spawn.limit))?;
+                    return Ok(if spawn.launch.leashed { worker.leashed(leash) } else { worker });
                 }
                 Ok(Launched::Failed(error)) => return Err(error.into()),
                 Err(FrameError::Io(_)) => return Err(self.died(spawn).await),

@@ -68,6 +68,7 @@ impl Shared {
             pool4: None,
             pool6: None,
             log_bytes_max: 1 << 20,
+            ephemeral: false,
             worker_program: env!("CARGO_BIN_EXE_roam").into(),
         };
         let host = runtime.block_on(Host::open(config)).unwrap();

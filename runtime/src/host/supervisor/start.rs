@@ -68,6 +68,7 @@ async fn start_once(shared: &Arc<Shared>, record: &Record) -> Result<Arc<Worker>
         task: task(shared, record, network, &tap)?,
         root: shared.layout.root().to_string_lossy().into_owned(),
         uid: shared.own_uids.then(|| id.uid()),
+        leashed: shared.config.ephemeral,
     };
     let [log, log_old] = &files.log;
     let descriptors: [BorrowedFd<'_>; 7] = [
