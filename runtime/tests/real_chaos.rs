@@ -211,6 +211,11 @@ impl<'a> Rig<'a> {
                 let pid = promise.pid.take().unwrap();
                 // It may have ended on request already.
                 let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+                let deadline = Instant::now() + LIMIT;
+                while is_alive(pid) {
+                    assert!(Instant::now() < deadline, "{pid} outlives a SIGKILL");
+                    thread::sleep(Duration::from_millis(1));
+                }
                 self.workers_killed += 1;
             }
             None => {
