@@ -38,10 +38,11 @@ fn main() -> ExitCode {
     }
     let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
     become_subreaper().unwrap();
-    let tests: [(&str, fn()); 3] = [
+    let tests: [(&str, fn()); 4] = [
         ("without_seccomp_there_is_nothing_and_no_right", without_seccomp_there_is_nothing_and_no_right),
         ("under_each_filter_trying_is_the_end", under_each_filter_trying_is_the_end),
         ("the_control_case_goes_through", the_control_case_goes_through),
+        ("what_goes_wrong_by_itself_is_no_attempt", what_goes_wrong_by_itself_is_no_attempt),
     ];
     for (name, test) in tests {
         if filter.is_none_or(|filter| name.contains(filter.as_str())) {
@@ -87,6 +88,23 @@ fn under_each_filter_trying_is_the_end() {
 fn the_control_case_goes_through() {
     for (name, _) in ROLES {
         assert_eq!(imprison(&format!("{name} nothing")).unwrap(), "through\n", "{name}");
+    }
+}
+
+/// Panics, aborts and a hunger for memory end as they do elsewhere, and can say so.
+fn what_goes_wrong_by_itself_is_no_attempt() {
+    for (name, _) in ROLES {
+        let Err(SpawnError::Died { status: Some(status), said }) = imprison(&format!("{name} panic")) else {
+            panic!("{name}: no panic")
+        };
+        assert!(status.code() == Some(101) && said.contains("on purpose"), "{name}: {status}: {said}");
+        let Err(SpawnError::Died { status: Some(status), .. }) = imprison(&format!("{name} abort")) else {
+            panic!("{name}: no abort")
+        };
+        // Pid 1 does not hear a signal from itself that it does not handle; the instruction after it does the rest.
+        let signal = status.signal().and_then(|signal| Signal::try_from(signal).ok());
+        assert!(matches!(signal, Some(Signal::SIGABRT | Signal::SIGSEGV | Signal::SIGILL)), "{name}: {status}");
+        assert_eq!(imprison(&format!("{name} memory")).unwrap(), "through\n", "{name}");
     }
 }
 
@@ -168,11 +186,32 @@ fn probe() {
     }
     let told = match what {
         "nothing" => "through\n".to_owned(),
+        "panic" => panic!("on purpose"),
+        "abort" => std::process::abort(),
+        "memory" => {
+            use_memory();
+            "through\n".to_owned()
+        }
         "all" => attempts.iter().map(attempt).collect(),
         index => attempt(&attempts[index.parse::<usize>().unwrap()]),
     };
     File::from(artifact).write_all(told.as_bytes()).unwrap();
     daemon.tell(&Launched::Ready).unwrap();
+}
+
+/// Small and large blocks, grown, shrunk and given back; a hash table's seed; the time.
+fn use_memory() {
+    let mut table = std::collections::HashMap::new();
+    for size in (0..24).map(|power| 1usize << power) {
+        let mut block = vec![1_u8; size];
+        block.resize(3 * size, 2);
+        block.truncate(size / 2);
+        block.shrink_to_fit();
+        table.insert(std::time::SystemTime::now(), block);
+    }
+    drop(table);
+    std::thread::yield_now();
+    std::thread::park_timeout(Duration::from_millis(1));
 }
 
 fn attempt(attempt: &Attempt) -> String {
