@@ -17,6 +17,7 @@
 //! - Whatever a guest, a frame or a file does ends in a typed error or a counter, never in a panic of the host.
 
 pub mod api;
+pub mod cert;
 pub mod cli;
 pub mod demo;
 pub mod engine;

@@ -5,12 +5,13 @@
 //! that a misspelt one is not silently the default.
 
 mod address;
+pub mod client;
 mod guest;
 mod host;
 mod name;
 mod stats;
 
-pub use address::{CidrText, MacText};
+pub use address::{CidrText, Family as AddressFamily, MacText};
 pub use guest::{End, EndKind, GuestSpec, GuestState, GuestView, NetworkView, RestartPolicy, SpecError};
 pub use host::{ErrorBody, ErrorCode, Health, HostView, LogEntry, ModuleView};
 pub use name::{GuestName, NameError};

@@ -2,7 +2,9 @@
 //!
 //! Exit codes: 0 success, 1 it ran and failed (or found what it looks for, see the command), 2 usage.
 
+mod cert;
 mod demo;
+mod host;
 mod load;
 mod run;
 mod units;
@@ -21,11 +23,22 @@ struct Arguments {
     /// What to log on standard error, for example `info` or `roam_runtime=debug`.
     #[arg(long, global = true, env = "ROAM_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
+    /// How log lines look: for people, or one JSON object each.
+    #[arg(long, global = true, env = "ROAM_LOG_FORMAT", default_value = "human", value_name = "FORMAT")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum LogFormat {
+    Human,
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Cert(cert::Arguments),
     Demo(demo::Arguments),
+    Host(host::Settings),
     Load(load::Arguments),
     Run(run::Arguments),
     #[command(hide = true)]
@@ -42,14 +55,19 @@ pub fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    match arguments.log_format {
+        LogFormat::Human => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
     let result = match arguments.command {
+        Command::Cert(arguments) => cert::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
+        Command::Host(settings) => host::run(settings),
         Command::Load(arguments) => load::run(arguments),
         Command::Run(arguments) => run::run(arguments),
         Command::Worker(arguments) => worker::run(arguments),

@@ -30,6 +30,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         "" | "s" => 1.0,
         "m" | "min" => 60.0,
         "h" => 3600.0,
+        "d" => 86_400.0,
         _ => return Err(format!("`{unit}` is not a unit of time; write for example 5ms")),
     };
     let number: f64 = number.parse().map_err(|_| format!("`{text}` is not a time; write for example 5ms"))?;

@@ -1,0 +1,343 @@
+//! `roam host`: the daemon.
+
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Group};
+use roam_netstack::Cidr;
+use serde::Deserialize;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::units;
+use crate::api::{CidrText, GuestName};
+use crate::cert::{Role, TlsFiles, server_config};
+use crate::host::serve::{Limits, Listen, Server};
+use crate::host::{Host, HostConfig, Pool};
+
+/// Run the host daemon.
+///
+/// Starts guests in jails of their own, plugs them into a bridge, and answers on the unix socket api.sock in its
+/// run directory, and over TCP to those with certificates. Guests go on serving when the daemon ends, however it ends;
+/// the next one adopts them.
+///
+/// Exit codes: 0 ended by SIGTERM or SIGINT; 1 it could not be started, or failed; 2 usage.
+#[derive(Debug, Default, clap::Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct Settings {
+    /// The host's name, a DNS label [default: the machine's].
+    #[arg(long, env = "ROAM_NAME")]
+    name: Option<String>,
+    /// Database, modules and logs [default: /var/lib/roam].
+    #[arg(long, env = "ROAM_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Sockets [default: /run/roam].
+    #[arg(long, env = "ROAM_RUN_DIR", value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// The bridge that guests are plugged into; it must exist [default: br0].
+    #[arg(long, env = "ROAM_BRIDGE", value_name = "DEVICE")]
+    bridge: Option<String>,
+    /// The guests' IPv4 network, for example 10.90.0.0/16. Without it each guest needs an address at its deployment.
+    #[arg(long, env = "ROAM_NETWORK", value_name = "NETWORK/PREFIX")]
+    network: Option<CidrText<Ipv4Addr>>,
+    /// The part of --network that this host allocates from [default: all of it].
+    #[arg(long, env = "ROAM_POOL", value_name = "NETWORK/PREFIX")]
+    pool: Option<CidrText<Ipv4Addr>>,
+    /// IPv4 gateway of guests that are not given another.
+    #[arg(long, env = "ROAM_GATEWAY", value_name = "ADDRESS")]
+    gateway: Option<Ipv4Addr>,
+    /// The guests' IPv6 network, for example fd90::/64.
+    #[arg(long, env = "ROAM_NETWORK6", value_name = "NETWORK/PREFIX")]
+    network6: Option<CidrText<Ipv6Addr>>,
+    /// The part of --network6 that this host allocates from [default: all of it].
+    #[arg(long, env = "ROAM_POOL6", value_name = "NETWORK/PREFIX")]
+    pool6: Option<CidrText<Ipv6Addr>>,
+    /// IPv6 gateway of guests that are not given another.
+    #[arg(long, env = "ROAM_GATEWAY6", value_name = "ADDRESS")]
+    gateway6: Option<Ipv6Addr>,
+    /// Also listen on TCP, for peers with certificates. Needs --tls-dir.
+    #[arg(long, env = "ROAM_LISTEN", value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Where ca.pem, host.pem and host.key are; `roam cert issue --role host --out` makes them.
+    #[arg(long, env = "ROAM_TLS_DIR", value_name = "DIR")]
+    tls_dir: Option<PathBuf>,
+    /// A group whose members may use the unix socket, and so do everything [default: its owner only].
+    #[arg(long, env = "ROAM_SOCKET_GROUP", value_name = "GROUP")]
+    socket_group: Option<String>,
+    /// Size a guest's log may take; the oldest half goes when it is full [default: 16MiB].
+    #[arg(long, env = "ROAM_LOG_SIZE", value_name = "SIZE")]
+    log_size: Option<String>,
+}
+
+const LOG_BYTES_MIN: u64 = 64 * 1024;
+const LOG_BYTES_MAX: u64 = 1 << 40;
+/// How often a host that cannot do its work yet is looked at.
+const HEALTH_PAUSE: Duration = Duration::from_millis(200);
+
+/// What the settings come to.
+#[derive(Debug)]
+struct Plan {
+    config: HostConfig,
+    listen: Listen,
+}
+
+impl Settings {
+    /// These, and where they say nothing, those beneath.
+    #[allow(dead_code, reason = "the configuration file goes beneath flags and environment")]
+    pub(super) fn over(self, beneath: Self) -> Self {
+        Self {
+            name: self.name.or(beneath.name),
+            state_dir: self.state_dir.or(beneath.state_dir),
+            run_dir: self.run_dir.or(beneath.run_dir),
+            bridge: self.bridge.or(beneath.bridge),
+            network: self.network.or(beneath.network),
+            pool: self.pool.or(beneath.pool),
+            gateway: self.gateway.or(beneath.gateway),
+            network6: self.network6.or(beneath.network6),
+            pool6: self.pool6.or(beneath.pool6),
+            gateway6: self.gateway6.or(beneath.gateway6),
+            listen: self.listen.or(beneath.listen),
+            tls_dir: self.tls_dir.or(beneath.tls_dir),
+            socket_group: self.socket_group.or(beneath.socket_group),
+            log_size: self.log_size.or(beneath.log_size),
+        }
+    }
+
+    fn check(self) -> Result<Plan> {
+        let run_dir = self.run_dir.unwrap_or_else(|| "/run/roam".into());
+        let log_bytes_max = match self.log_size {
+            Some(text) => units::bytes(&text).map_err(|error| anyhow!("--log-size: {error}"))? as u64,
+            None => 16 << 20,
+        };
+        if !(LOG_BYTES_MIN..=LOG_BYTES_MAX).contains(&log_bytes_max) {
+            bail!("--log-size is {log_bytes_max} bytes; it must be from {LOG_BYTES_MIN} to {LOG_BYTES_MAX}");
+        }
+        let tcp = match (self.listen, self.tls_dir) {
+            (Some(address), Some(dir)) => Some((address, server_config(&TlsFiles::in_dir(&dir, Role::Host))?)),
+            (Some(_), None) => bail!("--listen needs --tls-dir: over TCP only peers with certificates are heard"),
+            (None, _) => None,
+        };
+        let listen =
+            Listen { socket: run_dir.join("api.sock"), socket_group: self.socket_group.map(group).transpose()?, tcp };
+        let config = HostConfig {
+            name: self.name.map_or_else(machine_name, |name| check_name(&name))?,
+            state_dir: self.state_dir.unwrap_or_else(|| "/var/lib/roam".into()),
+            run_dir,
+            bridge: self.bridge.unwrap_or_else(|| "br0".into()),
+            pool4: pool("", self.network, self.pool, self.gateway)?,
+            pool6: pool("6", self.network6, self.pool6, self.gateway6)?,
+            log_bytes_max,
+            worker_program: "/proc/self/exe".into(),
+        };
+        Ok(Plan { config, listen })
+    }
+}
+
+fn check_name(name: &str) -> Result<String> {
+    let name: GuestName = name.parse().map_err(|_| {
+        anyhow!(
+            "--name: `{name}` is no host name: 1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit"
+        )
+    })?;
+    Ok(name.into())
+}
+
+/// The first label of the machine's name.
+fn machine_name() -> Result<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    let name = name.context("the machine's name cannot be read; give --name")?.to_lowercase();
+    check_name(name.trim().split('.').next().unwrap_or_default())
+        .context("the machine's name does not serve; give --name")
+}
+
+fn group(name: String) -> Result<Gid> {
+    let found = Group::from_name(&name).with_context(|| format!("--socket-group: looking for group `{name}`"))?;
+    Ok(found.ok_or_else(|| anyhow!("--socket-group: there is no group `{name}`"))?.gid)
+}
+
+/// `family` is what the flags' names end in.
+fn pool<A: Copy + Display + Into<IpAddr>>(
+    family: &str,
+    network: Option<CidrText<A>>,
+    pool: Option<CidrText<A>>,
+    gateway: Option<A>,
+) -> Result<Option<Pool<A>>> {
+    let Some(CidrText(network)) = network else {
+        let (flag, given) = if pool.is_some() { ("pool", true) } else { ("gateway", gateway.is_some()) };
+        if given {
+            bail!("--{flag}{family} needs --network{family}, the network it is part of");
+        }
+        return Ok(None);
+    };
+    let CidrText(range) = pool.unwrap_or(CidrText(network));
+    if range.prefix < network.prefix || !contains(network, range.address) {
+        let (pool, network) = (CidrTextOf(range), CidrTextOf(network));
+        bail!("--pool{family} {pool} is not part of --network{family} {network}");
+    }
+    if let Some(outside) = gateway.filter(|&gateway| !contains(network, gateway)) {
+        bail!("--gateway{family} {outside} is not in --network{family} {}", CidrTextOf(network));
+    }
+    Ok(Some(Pool { range, prefix: network.prefix, gateway }))
+}
+
+fn contains<A: Copy + Into<IpAddr>>(network: Cidr<A>, address: A) -> bool {
+    let bits = |address: A| match address.into() {
+        IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
+        IpAddr::V6(address) => address.to_bits(),
+    };
+    let differ = bits(network.address) ^ bits(address);
+    differ.leading_zeros() >= network.prefix.into()
+}
+
+/// A network in a message.
+struct CidrTextOf<A>(Cidr<A>);
+
+impl<A: Display> Display for CidrTextOf<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.0.address, self.0.prefix)
+    }
+}
+
+pub(super) fn run(settings: Settings) -> Result<ExitCode> {
+    let plan = match settings.check() {
+        Ok(plan) => plan,
+        Err(error) => {
+            eprintln!("roam: {error:#}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    // What the daemon makes is nobody else's, unless it says so.
+    umask(Mode::from_bits_truncate(0o077));
+    raise_descriptors();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads to run on")?;
+    runtime.block_on(serve(plan))
+}
+
+async fn serve(plan: Plan) -> Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate()).context("signals cannot be received")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be received")?;
+    let host = Host::open(plan.config).await?;
+    let server = Server::bind(plan.listen, Limits::default()).await?;
+    let ready = announce(host.clone(), server.socket().to_owned(), server.tcp());
+    let ready = tokio::spawn(ready);
+    let asked = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("going down; guests go on serving");
+    };
+    server.run(host.clone(), asked).await;
+    ready.abort();
+    host.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says "ready" once the host can do its work, and until then what is missing.
+async fn announce(host: Host, socket: PathBuf, tcp: Option<SocketAddr>) {
+    let mut known = Vec::new();
+    loop {
+        let health = host.health().await;
+        if health.healthy {
+            break;
+        }
+        if health.problems != known {
+            known = health.problems;
+            tracing::warn!(problems = known.join("; "), "not ready yet");
+        }
+        tokio::time::sleep(HEALTH_PAUSE).await;
+    }
+    let tcp = tcp.map(|address| address.to_string());
+    tracing::info!(socket = %socket.display(), tcp, "ready");
+    if let Err(error) = notify("READY=1") {
+        tracing::warn!(%error, "the service manager could not be told");
+    }
+}
+
+/// Tells systemd, if that started us (sd_notify(3)).
+fn notify(state: &str) -> std::io::Result<()> {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let address = match path.as_encoded_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(path)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
+}
+
+/// Each guest and each connection takes some; the usual soft limit of 1024 is for programs that use select(2).
+fn raise_descriptors() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> Result<Plan, String> {
+        let settings: Settings = toml::from_str(text).map_err(|error| error.to_string())?;
+        settings.check().map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn pools_are_parts_of_networks() {
+        let plan = check("name = 'a'\nnetwork = '10.90.0.0/16'\npool = '10.90.1.0/24'\ngateway = '10.90.0.1'").unwrap();
+        let pool = plan.config.pool4.unwrap();
+        assert_eq!((pool.range.prefix, pool.prefix, pool.gateway), (24, 16, Some(Ipv4Addr::new(10, 90, 0, 1))));
+        let plan = check("name = 'a'\nnetwork6 = 'fd90::/64'").unwrap();
+        assert_eq!(plan.config.pool6.map(|pool| (pool.range.prefix, pool.prefix)), Some((64, 64)));
+        assert_eq!(plan.config.pool4, None);
+        for text in [
+            "network = '10.90.0.0/16'\npool = '10.91.1.0/24'",
+            "network = '10.90.0.0/16'\npool = '10.0.0.0/8'",
+            "network = '10.90.0.0/16'\ngateway = '10.91.0.1'",
+            "network6 = 'fd90::/64'\npool6 = 'fd91::/112'",
+            "pool = '10.91.1.0/24'",
+            "gateway6 = 'fd90::1'",
+        ] {
+            assert!(check(&format!("name = 'a'\n{text}")).unwrap_err().starts_with("--"), "{text}");
+        }
+    }
+
+    #[test]
+    fn everything_is_a_network_of_prefix_zero() {
+        let all = Cidr { address: Ipv4Addr::UNSPECIFIED, prefix: 0 };
+        assert!(contains(all, Ipv4Addr::BROADCAST));
+        let one = Cidr { address: Ipv6Addr::LOCALHOST, prefix: 128 };
+        assert!(contains(one, Ipv6Addr::LOCALHOST) && !contains(one, Ipv6Addr::UNSPECIFIED));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, flag) in [
+            ("name = 'A b'", "--name"),
+            ("name = 'a'\nlisten = '127.0.0.1:1'", "--tls-dir"),
+            ("name = 'a'\nlog-size = '1'", "--log-size"),
+            ("name = 'a'\nlog-size = 'much'", "--log-size"),
+            ("name = 'a'\nsocket-group = 'no such group'", "--socket-group"),
+            ("nmae = 'a'", "nmae"),
+        ] {
+            let error = check(text).unwrap_err();
+            assert!(error.contains(flag), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_over_wins() {
+        let over = Settings { name: Some("a".into()), ..Settings::default() };
+        let beneath = Settings { name: Some("b".into()), bridge: Some("br7".into()), ..Settings::default() };
+        let plan = over.over(beneath).check().unwrap();
+        assert_eq!((plan.config.name.as_str(), plan.config.bridge.as_str()), ("a", "br7"));
+        assert_eq!(plan.listen.socket, PathBuf::from("/run/roam/api.sock"));
+    }
+}

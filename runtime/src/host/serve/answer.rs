@@ -1,0 +1,115 @@
+//! Answers that say no, and what the router would say in its own words.
+
+use std::error::Error;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::response::{IntoResponse, Response};
+use hyper::StatusCode;
+use hyper::header::{CONTENT_TYPE, RETRY_AFTER};
+use hyper::http::request::Parts;
+use serde::de::DeserializeOwned;
+
+use super::App;
+use super::body::Guarded;
+use crate::api::{ErrorBody, ErrorCode};
+use crate::host::HostError;
+
+/// A request that is not granted.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    body: ErrorBody,
+    retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { body: ErrorBody { code, message: message.into() }, retry_after: None }
+    }
+
+    pub(super) fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.body.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(self.body)).into_response();
+        if let Some(wait) = self.retry_after {
+            response.headers_mut().insert(RETRY_AFTER, (wait.as_secs() + 1).into());
+        }
+        response
+    }
+}
+
+impl From<HostError> for Refusal {
+    fn from(error: HostError) -> Self {
+        if matches!(error.code(), ErrorCode::Internal | ErrorCode::DiskFull) {
+            let mut causes = String::new();
+            let mut source = error.source();
+            while let Some(cause) = source {
+                causes += &format!(": {cause}");
+                source = cause.source();
+            }
+            tracing::error!("{error}{causes}");
+        }
+        Self::new(error.code(), error.to_string())
+    }
+}
+
+impl From<PathRejection> for Refusal {
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(ErrorCode::BadRequest, rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for Refusal {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(ErrorCode::BadRequest, rejection.body_text())
+    }
+}
+
+impl From<JsonRejection> for Refusal {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::new(ErrorCode::BadRequest, rejection.body_text())
+    }
+}
+
+/// An extractor of axum's whose rejection is a [`Refusal`].
+pub(super) struct Checked<E>(pub(super) E);
+
+impl<S, E> FromRequestParts<S> for Checked<E>
+where
+    S: Send + Sync,
+    E: FromRequestParts<S>,
+    E::Rejection: Into<Refusal>,
+{
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        E::from_request_parts(parts, state).await.map(Self).map_err(Into::into)
+    }
+}
+
+/// A body of JSON, read within the limits.
+pub(super) struct Input<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Input<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Refusal> {
+        let named = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let media_type = named.and_then(|value| value.split(';').next()).unwrap_or_default().trim();
+        // Also a guard: a browser with an operator's certificate sends this type only where it may.
+        if !media_type.eq_ignore_ascii_case("application/json") {
+            return Err(Refusal::new(ErrorCode::BadRequest, "the body must be JSON: Content-Type: application/json"));
+        }
+        let bytes = Guarded::new(request.into_body(), app.limits.body_bytes_max, &app.limits)?.collect().await?;
+        let Json(value) = Json::from_bytes(&bytes)?;
+        Ok(Self(value))
+    }
+}
