@@ -92,6 +92,9 @@ pub fn explain(error: &rustls::Error) -> String {
         InvalidCertificate(CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. }) => {
             "its certificate is not for a server: only one issued with `--role host` is"
         }
+        InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }) => {
+            "its certificate is for other names than this one; issue one with this name as --san"
+        }
         InvalidCertificate(CertificateError::Other(other)) => return other.to_string(),
         _ => "no TLS connection came about",
     };

@@ -11,6 +11,8 @@
 //! kernel removes it, with all its devices, when the last process that holds it is gone. Children get `SIGKILL` when
 //! the thread that spawned them ends. So nothing stays behind, not even after `kill -9`.
 //!
+//! A lab that is to stay until it is taken down, with hosts that run daemons, is a [`standing`] one.
+//!
 //! In reading order: [`Lab`], [`Namespace`] (and the links between two), [`Process`], [`Port`], [`Wire`].
 //!
 //! Links are made by `ip` (iproute2); bridges forward at once (no spanning tree), and no device has an IPv6 link-local
@@ -22,6 +24,7 @@ mod namespace;
 mod port;
 mod process;
 mod rights;
+pub mod standing;
 mod wire;
 
 pub use error::{LabError, Missing};

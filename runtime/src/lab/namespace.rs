@@ -4,15 +4,17 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::resume_unwind;
+use std::path::Path;
 use std::process::{self, Command};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::fstat;
 
 use super::{Finished, LabError, Missing, Process, search_path};
-use crate::sys::process::{die_with_parent, in_network};
+use crate::sys::process::{detach, die_with_parent, in_network};
 
 /// How long a configuring command may take.
 const SETUP_LIMIT: Duration = Duration::from_secs(20);
@@ -38,6 +40,18 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// The one that a file leads to: `/run/netns/NAME`, as `ip netns` makes them. It lives on without this handle.
+    pub(super) fn open(name: &str, path: &Path) -> Result<Self, LabError> {
+        let file = File::open(path).map_err(LabError::io(format!("opening namespace {}", path.display())))?;
+        Ok(Self { name: name.into(), file: Arc::new(file.into()) })
+    }
+
+    /// What tells it from all others while it lives: device and inode (namespaces(7)).
+    pub(super) fn identity(&self) -> Result<(u64, u64), LabError> {
+        let stat = fstat(&*self.file).map_err(|errno| LabError::io("looking at a namespace")(errno.into()))?;
+        Ok((stat.st_dev, stat.st_ino))
+    }
+
     /// What messages call it.
     pub fn name(&self) -> &str {
         &self.name
@@ -55,6 +69,29 @@ impl Namespace {
         die_with_parent(&mut command);
         in_network(&mut command, self.file.clone());
         command
+    }
+
+    /// A command that will run inside, in a session of its own: it outlives this process, and no terminal's keys reach
+    /// it.
+    pub(super) fn detached(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.env("PATH", search_path());
+        detach(&mut command);
+        in_network(&mut command, self.file.clone());
+        command
+    }
+
+    /// A command that will run inside and take the place of this process (`exec`).
+    pub(super) fn replacing(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.env("PATH", search_path());
+        in_network(&mut command, self.file.clone());
+        command
+    }
+
+    /// As [`Namespace::call`] for a program that reads its commands from standard input: `ip -batch -`. It must succeed.
+    pub(super) fn batch(&self, line: &str, commands: &str) -> Result<(), LabError> {
+        self.call(line, commands.as_bytes(), SETUP_LIMIT)?.success().map(drop)
     }
 
     /// Runs a command line (split at spaces, nothing else) to its end, with that standard input.

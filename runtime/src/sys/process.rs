@@ -12,7 +12,7 @@ use nix::libc;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{ForkResult, getpid, getppid};
+use nix::unistd::{ForkResult, getpid, getppid, setsid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -27,6 +27,16 @@ pub(crate) fn die_with_parent(command: &mut Command) -> &mut Command {
         SigSet::empty().thread_set_mask()?;
         // The parent may have died before the line above.
         if getppid() != parent { Err(io::Error::from(Errno::ESRCH)) } else { Ok(()) }
+    };
+    // SAFETY: `prepare` makes system calls only and touches no heap and no lock, so it is async-signal-safe.
+    unsafe { command.pre_exec(prepare) }
+}
+
+/// The child starts in a session of its own (setsid(2)), with no signal blocked.
+pub(crate) fn detach(command: &mut Command) -> &mut Command {
+    let prepare = || {
+        setsid()?;
+        Ok(SigSet::empty().thread_set_mask()?)
     };
     // SAFETY: `prepare` makes system calls only and touches no heap and no lock, so it is async-signal-safe.
     unsafe { command.pre_exec(prepare) }

@@ -1,0 +1,136 @@
+//! The host daemons of a standing lab.
+
+use std::fs::{self, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::plan::{LabName, Node, PORT, Shape};
+use super::{Nodes, StandingError, runtime, wiring};
+use crate::api::Health;
+use crate::api::client::{Client, ClientError, Endpoint};
+use crate::cert::{Authority, Issue, Role};
+
+/// How long a daemon may take until it is healthy: it compiles the netstack when it starts for the first time.
+const HEALTHY_LIMIT: Duration = Duration::from_secs(60);
+const HEALTHY_STEP: Duration = Duration::from_millis(20);
+/// How long the question may take.
+const HEALTH_LIMIT: Duration = Duration::from_secs(2);
+/// How much of a daemon's log an error shows.
+const LOG_TAIL_BYTES: u64 = 2048;
+/// How long certificates of a lab are good for; it goes with the machine's next start anyway.
+const CERTIFICATES_VALID: Duration = Duration::from_secs(3650 * 86_400);
+
+/// Where the operator's certificate is: a `--tls-dir`.
+pub(super) fn tls_dir(dir: &Path) -> PathBuf {
+    dir.join("tls")
+}
+
+/// The socket of a host's daemon.
+pub(super) fn socket(dir: &Path, node: Node) -> PathBuf {
+    dir.join(node.to_string()).join("run/api.sock")
+}
+
+fn log(dir: &Path, node: Node) -> PathBuf {
+    dir.join(node.to_string()).join("log")
+}
+
+/// Makes an authority of the lab's own, a certificate for each host, and one for its operator.
+pub(super) fn certify(dir: &Path, lab: &LabName, shape: &Shape) -> Result<(), StandingError> {
+    let authority = Authority::create(&dir.join("ca"), &format!("roam-lab-{lab}"), CERTIFICATES_VALID)?;
+    for node in shape.host_nodes() {
+        let sans = node.underlay().map(|address| address.to_string()).into_iter().collect();
+        let issue = Issue { name: node.to_string(), role: Role::Host, sans, valid: CERTIFICATES_VALID };
+        let tls = dir.join(node.to_string()).join("tls");
+        authority.issue(&issue)?.write_tls_dir(&tls, &authority, Role::Host)?;
+    }
+    let operator = Issue { name: "operator".into(), role: Role::Operator, sans: Vec::new(), valid: CERTIFICATES_VALID };
+    authority.issue(&operator)?.write_tls_dir(&tls_dir(dir), &authority, Role::Operator)?;
+    Ok(())
+}
+
+/// Starts the daemon of a host, in a session of its own.
+pub(super) fn start(dir: &Path, node: Node, nodes: &Nodes, roam: &Path) -> Result<Child, StandingError> {
+    let Node::Host(index) = node else { unreachable!("only hosts have daemons, not {node}") };
+    let home = dir.join(node.to_string());
+    let number = u16::from(index) + 1;
+    let log = log(dir, node);
+    let output = OpenOptions::new().append(true).create(true).mode(0o600).open(&log);
+    let output = output.map_err(StandingError::file(&log))?;
+    let again = output.try_clone().map_err(StandingError::file(&log))?;
+    let mut command = nodes.of(node)?.detached(roam);
+    // What the user has set for other hosts is not for these.
+    for (key, _) in std::env::vars_os().filter(|(key, _)| key.as_encoded_bytes().starts_with(b"ROAM_")) {
+        command.env_remove(key);
+    }
+    command.args(["host", "--config", "/dev/null", "--log", "info", "--log-format", "human"]);
+    command.args(["--name", &node.to_string(), "--bridge", wiring::BRIDGE]);
+    command.args(["--network", "10.90.0.0/16", "--pool", &format!("10.90.{number}.0/24")]);
+    command.args(["--network6", "fd90::/64", "--pool6", &format!("fd90::{number:x}:0/112")]);
+    command.args([Path::new("--state-dir"), &home.join("state"), Path::new("--run-dir"), &home.join("run")]);
+    if let Some(address) = node.underlay() {
+        command.args(["--listen", &format!("{address}:{PORT}")]);
+    }
+    command.args([Path::new("--tls-dir"), &home.join("tls")]);
+    command.current_dir("/").stdin(Stdio::null()).stdout(output).stderr(again);
+    command.spawn().map_err(StandingError::file(roam))
+}
+
+/// Waits until a daemon can do its work.
+pub(super) fn wait(dir: &Path, node: Node, child: &mut Child, interrupted: &AtomicBool) -> Result<(), StandingError> {
+    let deadline = Instant::now() + HEALTHY_LIMIT;
+    let failed =
+        |problem: String| StandingError::Daemon { node: node.to_string(), problem, log: tail(&log(dir, node)) };
+    loop {
+        let problem = match health(&socket(dir, node)) {
+            Ok(Health { healthy: true, .. }) => return Ok(()),
+            Ok(Health { problems, .. }) => problems.join("; "),
+            Err(error) => error.to_string(),
+        };
+        if interrupted.load(Ordering::Relaxed) {
+            return Err(StandingError::Interrupted);
+        }
+        if let Ok(Some(status)) = child.try_wait() {
+            return Err(failed(format!("ended at once ({status})")));
+        }
+        if Instant::now() >= deadline {
+            return Err(failed(format!("is not healthy after {} s: {problem}", HEALTHY_LIMIT.as_secs())));
+        }
+        thread::sleep(HEALTHY_STEP);
+    }
+}
+
+/// Asks a daemon how it is.
+pub(super) fn health(socket: &Path) -> Result<Health, ClientError> {
+    ask(socket, async |client| client.health().await)
+}
+
+/// How many guests a daemon has.
+pub(super) fn guests(socket: &Path) -> Result<u64, ClientError> {
+    ask(socket, async |client| Ok(client.about().await?.guests))
+}
+
+fn ask<T>(socket: &Path, question: impl AsyncFnOnce(Client) -> Result<T, ClientError>) -> Result<T, ClientError> {
+    let endpoint = Endpoint::Unix(socket.to_owned());
+    let late = || ClientError::TimedOut { endpoint: format!("unix:{}", socket.display()), limit: HEALTH_LIMIT };
+    let runtime = runtime().map_err(ClientError::File)?;
+    let asked = async { tokio::time::timeout(HEALTH_LIMIT, question(Client::new(endpoint))).await };
+    runtime.block_on(asked).unwrap_or_else(|_elapsed| Err(late()))
+}
+
+/// The last lines of a log.
+fn tail(path: &Path) -> String {
+    let read = || {
+        let mut file = fs::File::open(path)?;
+        let size = file.metadata()?.len();
+        file.seek(SeekFrom::Start(size.saturating_sub(LOG_TAIL_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    read().unwrap_or_else(|error: std::io::Error| format!("{}: {error}", path.display()))
+}
