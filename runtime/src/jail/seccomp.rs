@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::io;
 
 use nix::libc;
-use seccompiler::SeccompCmpArgLen::{Dword, Qword};
-use seccompiler::SeccompCmpOp::{Eq, MaskedEq};
+use seccompiler::SeccompCmpArgLen::Qword;
+use seccompiler::SeccompCmpOp::MaskedEq;
 use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, TargetArch};
 
 /// What a thread of a worker does.
@@ -51,15 +51,27 @@ impl From<SeccompError> for io::Error {
 #[derive(Clone, Copy)]
 enum When {
     Always,
-    /// The argument of that number, masked, has that value. 32 bits wide.
-    Masked(u8, u64, u64),
-    /// The argument of that number is a null pointer.
-    Null(u8),
+    /// When all of these hold.
+    If(&'static [Argument]),
     /// It is answered with that error, as if the kernel had no such call.
     Never(libc::c_int),
 }
 
-use When::{Always, Masked, Never, Null};
+use When::{Always, If, Never};
+
+/// The argument of that number, masked, has that value.
+struct Argument {
+    number: u8,
+    mask: u64,
+    value: u64,
+}
+
+const fn argument(number: u8, mask: u64, value: u64) -> Argument {
+    Argument { number, mask, value }
+}
+
+/// What an `int` shows of the register it comes in.
+const INT: u64 = u32::MAX as u64;
 
 struct Call {
     number: libc::c_long,
@@ -80,9 +92,9 @@ const COMPILE: u8 = 16;
 const SERVE: u8 = DATAPATH | WATCHDOG | CONTROL;
 const ALL: u8 = SERVE | COMPILE;
 
-const NOT_EXECUTABLE: When = Masked(2, libc::PROT_EXEC as u64, 0);
+const NOT_EXECUTABLE: When = If(&[argument(2, libc::PROT_EXEC as u64, 0)]);
 /// The worker is pid 1 of its namespace, and alone in it.
-const ITSELF: When = Masked(0, u32::MAX as u64, 1);
+const ITSELF: When = If(&[argument(0, INT, 1)]);
 const NAMESPACES: libc::c_int = libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS
@@ -90,11 +102,16 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWNS
     | libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET;
-const A_THREAD: When =
-    Masked(0, (libc::CLONE_THREAD | NAMESPACES).cast_unsigned() as u64, libc::CLONE_THREAD.cast_unsigned() as u64);
-const ITS_NAME: When = Masked(0, u32::MAX as u64, libc::PR_SET_NAME as u64);
-const NO_NEW_PRIVILEGES: When = Masked(0, u32::MAX as u64, libc::PR_SET_NO_NEW_PRIVS as u64);
-const FLAGS_OF_A_FILE: When = Masked(1, u32::MAX as u64, libc::F_GETFL as u64);
+const A_THREAD: When = If(&[argument(
+    0,
+    (libc::CLONE_THREAD | NAMESPACES).cast_unsigned() as u64,
+    libc::CLONE_THREAD.cast_unsigned() as u64,
+)]);
+/// Its own, by number 0, and no new ones: a null pointer.
+const LOOKING_AT_ITS_LIMITS: When = If(&[argument(0, INT, 0), argument(2, u64::MAX, 0)]);
+const ITS_NAME: When = If(&[argument(0, INT, libc::PR_SET_NAME as u64)]);
+const NO_NEW_PRIVILEGES: When = If(&[argument(0, INT, libc::PR_SET_NO_NEW_PRIVS as u64)]);
+const FLAGS_OF_A_FILE: When = If(&[argument(1, INT, libc::F_GETFL as u64)]);
 
 /// Who may call what, and what for. What [`SERVE`] may, [`SETUP`] may too.
 #[rustfmt::skip]
@@ -102,7 +119,7 @@ const TABLE: &[Call] = &[
     // Frames.
     call(libc::SYS_readv, DATAPATH, Always),
     call(libc::SYS_writev, DATAPATH | COMPILE, Always),             // and the message of a panic
-    call(libc::SYS_ppoll, DATAPATH | CONTROL, Always),
+    call(libc::SYS_ppoll, DATAPATH | CONTROL | COMPILE, Always),
     // Threads waiting for each other, and eventfds, which they wake each other by.
     call(libc::SYS_futex, ALL, Always),
     call(libc::SYS_read, DATAPATH | CONTROL | COMPILE, Always),     // and the module to compile
@@ -117,7 +134,7 @@ const TABLE: &[Call] = &[
     // The daemon: the first answer, then requests on the control socket.
     call(libc::SYS_listen, DATAPATH, Always),
     call(libc::SYS_sendto, ALL, Always),
-    call(libc::SYS_recvfrom, CONTROL, Always),
+    call(libc::SYS_recvfrom, CONTROL | COMPILE, Always),
     call(libc::SYS_accept4, CONTROL, Always),
     call(libc::SYS_close, ALL, Always),
     // Memory, never executable: linear memories that grow, the allocator.
@@ -152,8 +169,8 @@ const TABLE: &[Call] = &[
     call(libc::SYS_memfd_create, SETUP, Always),                    // the initial content of a linear memory
     call(libc::SYS_membarrier, SETUP | COMPILE, Always),            // new code, on some processors
     call(libc::SYS_fcntl, SETUP | COMPILE, FLAGS_OF_A_FILE),
-    call(libc::SYS_fcntl, SETUP, Masked(1, u32::MAX as u64, libc::F_DUPFD_CLOEXEC as u64)),
-    call(libc::SYS_fcntl, SETUP, Masked(1, u32::MAX as u64, libc::F_ADD_SEALS as u64)),
+    call(libc::SYS_fcntl, SETUP, If(&[argument(1, INT, libc::F_DUPFD_CLOEXEC as u64)])),
+    call(libc::SYS_fcntl, SETUP, If(&[argument(1, INT, libc::F_ADD_SEALS as u64)])),
     // Starting threads. `clone3` keeps its flags where no filter can see them, so there is only `clone`.
     call(libc::SYS_clone3, SETUP | COMPILE, Never(libc::ENOSYS)),
     call(libc::SYS_clone, SETUP | COMPILE, A_THREAD),
@@ -161,7 +178,7 @@ const TABLE: &[Call] = &[
     call(libc::SYS_rseq, SETUP | COMPILE, Always),
     call(libc::SYS_prctl, SETUP | COMPILE, ITS_NAME),
     call(libc::SYS_sched_getaffinity, SETUP | COMPILE, Always),
-    call(libc::SYS_prlimit64, SETUP | COMPILE, Null(2)),            // the size of stacks
+    call(libc::SYS_prlimit64, SETUP | COMPILE, LOOKING_AT_ITS_LIMITS), // the size of stacks
     call(libc::SYS_eventfd2, SETUP, Always),
     // Taking the next filter.
     call(libc::SYS_prctl, SETUP, NO_NEW_PRIVILEGES),
@@ -202,10 +219,7 @@ fn programs(role: Role) -> Result<Vec<BpfProgram>, BackendError> {
     for call in TABLE.iter().filter(|call| role.may(call)) {
         let rules = match call.when {
             Always => None,
-            Masked(argument, mask, value) => {
-                Some(SeccompRule::new(vec![SeccompCondition::new(argument, Dword, MaskedEq(mask), value)?])?)
-            }
-            Null(argument) => Some(SeccompRule::new(vec![SeccompCondition::new(argument, Qword, Eq, 0)?])?),
+            If(arguments) => Some(rule(arguments)?),
             Never(errno) => {
                 refused.entry(errno).or_default().insert(call.number, Vec::new());
                 None
@@ -227,6 +241,12 @@ fn programs(role: Role) -> Result<Vec<BpfProgram>, BackendError> {
     let kill = SeccompAction::KillProcess;
     programs.push(SeccompFilter::new(allowed, kill, SeccompAction::Allow, arch)?.try_into()?);
     Ok(programs)
+}
+
+fn rule(arguments: &[Argument]) -> Result<SeccompRule, BackendError> {
+    let condition =
+        |argument: &Argument| SeccompCondition::new(argument.number, Qword, MaskedEq(argument.mask), argument.value);
+    SeccompRule::new(arguments.iter().map(condition).collect::<Result<_, _>>()?)
 }
 
 #[cfg(test)]

@@ -2,10 +2,8 @@
 
 use std::time::Instant;
 
-use roam_netstack::{SocketInfo, SocketKind};
-
 use super::log::Log;
-use crate::api::{GuestStats, SocketView};
+use crate::api::GuestStats;
 use crate::guest::{Guest, Stopped};
 use crate::net::EdgeCounters;
 
@@ -27,42 +25,10 @@ pub(super) fn stats(guest: &mut Guest, edge: &EdgeCounters, log: &Log, since: In
         rx_bytes: edge.rx_bytes,
         tx_frames: edge.tx_frames,
         tx_bytes: edge.tx_bytes,
-        rx_dropped: edge.rx_checksum_errors + u64::from(guest.rx().dropped()),
+        rx_dropped: edge.rx_checksum_errors + guest.rx().dropped(),
         tx_dropped: edge.tx_dropped,
         log_lines_dropped: log.lines_dropped(),
         netstack: counters.iter().map(|(name, value)| (name.to_owned(), value)).collect(),
-        sockets: sockets.iter().take(SOCKETS_MAX).map(view).collect(),
+        sockets: sockets.into_iter().take(SOCKETS_MAX).map(Into::into).collect(),
     })
-}
-
-fn view(socket: &SocketInfo) -> SocketView {
-    let (protocol, state) = names(socket.kind);
-    let connected = protocol == "tcp" && socket.kind != SocketKind::Listen;
-    SocketView {
-        protocol: protocol.into(),
-        local: socket.local.to_string(),
-        peer: connected.then(|| socket.peer.to_string()),
-        state: state.into(),
-        rx_queued_bytes: socket.rx_queued.into(),
-        tx_queued_bytes: socket.tx_queued.into(),
-    }
-}
-
-/// Protocol and state. TCP states as in RFC 9293, in lower case.
-fn names(kind: SocketKind) -> (&'static str, &'static str) {
-    match kind {
-        SocketKind::Udp => ("udp", "open"),
-        SocketKind::Icmp => ("icmp", "open"),
-        SocketKind::Listen => ("tcp", "listen"),
-        SocketKind::SynSent => ("tcp", "syn-sent"),
-        SocketKind::SynReceived => ("tcp", "syn-received"),
-        SocketKind::Established => ("tcp", "established"),
-        SocketKind::FinWait1 => ("tcp", "fin-wait-1"),
-        SocketKind::FinWait2 => ("tcp", "fin-wait-2"),
-        SocketKind::CloseWait => ("tcp", "close-wait"),
-        SocketKind::Closing => ("tcp", "closing"),
-        SocketKind::LastAck => ("tcp", "last-ack"),
-        SocketKind::TimeWait => ("tcp", "time-wait"),
-        SocketKind::Closed => ("tcp", "closed"),
-    }
 }
