@@ -8,6 +8,7 @@ mod host;
 mod load;
 mod run;
 mod units;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -40,6 +41,8 @@ enum Command {
     Host(host::Settings),
     Load(load::Arguments),
     Run(run::Arguments),
+    #[command(hide = true)]
+    Worker(worker::Arguments),
 }
 
 /// Runs the command that the process was started with.
@@ -67,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Host(settings) => host::run(settings),
         Command::Load(arguments) => load::run(arguments),
         Command::Run(arguments) => run::run(arguments),
+        Command::Worker(arguments) => worker::run(arguments),
     };
     result.unwrap_or_else(|error| {
         eprintln!("roam: {error:#}");

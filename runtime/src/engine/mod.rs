@@ -118,6 +118,12 @@ impl GuestModule {
         self.hash
     }
 
+    /// Makes what its memory begins with now rather than when it is instantiated first, which may be where no file can
+    /// be made any more.
+    pub(crate) fn prepare_memory(&self) -> Result<(), LoadError> {
+        self.module.initialize_copy_on_write_image().map_err(LoadError::Map)
+    }
+
     /// Whether it was mapped from the cache instead of compiled.
     pub fn from_cache(&self) -> bool {
         self.from_cache
@@ -165,6 +171,11 @@ impl Engine {
     pub fn map_artifact(&self, artifact: File, hash: ModuleHash) -> Result<GuestModule, LoadError> {
         let module = crate::sys::module::map_open(&self.wasmtime, artifact).map_err(LoadError::Map)?;
         Ok(GuestModule { module, hash, from_cache: true })
+    }
+
+    /// Makes what the calling thread needs to run guests now rather than at the first call.
+    pub(crate) fn prepare_thread(&self) {
+        wasmtime::Engine::tls_eager_initialize();
     }
 
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {

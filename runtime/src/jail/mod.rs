@@ -23,6 +23,7 @@ pub mod seccomp;
 
 pub use cgroup::{Cgroup, CgroupError, CgroupLimits, lacks as lacks_cgroups, sweep};
 pub use enter::{GO, Jail, JailError, enter};
+pub(crate) use rights::COMPILE_CPU_S_MAX;
 pub use rights::Rights;
 
 use std::fs;

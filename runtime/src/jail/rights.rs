@@ -57,6 +57,7 @@ impl Rights {
     /// Gives up everything else, for good.
     pub(super) fn keep_only(&self) -> Result<(), JailError> {
         self.limit().map_err(step("limiting resources"))?;
+        rights::leave_keyring().map_err(step("leaving the session's keys"))?;
         rights::lock_securebits().map_err(step("locking the secure bits"))?;
         rights::drop_bounding().map_err(step("dropping the bounding set"))?;
         rights::clear_ambient().map_err(step("dropping ambient capabilities"))?;

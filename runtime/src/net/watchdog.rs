@@ -40,10 +40,20 @@ const TICKS_PER_BUDGET: u32 = 4;
 impl Watchdog {
     /// Watches the calling thread; `on_overrun` is called on the watchdog's own thread, once.
     pub fn new(budget: Duration, on_overrun: impl FnOnce(Overrun) + Send + 'static) -> std::io::Result<Self> {
+        Self::with_start(budget, || {}, on_overrun)
+    }
+
+    /// As [`Self::new`]; `on_start` is called on the watchdog's thread before all else.
+    pub fn with_start(
+        budget: Duration,
+        on_start: impl FnOnce() + Send + 'static,
+        on_overrun: impl FnOnce(Overrun) + Send + 'static,
+    ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let watched = shared.clone();
         let clock = thread_cpu_clock(nix::unistd::gettid().as_raw());
         let join = thread::Builder::new().name("watchdog".into()).spawn(move || {
+            on_start();
             if watch(&watched, clock, budget) {
                 on_overrun(Overrun { budget });
             }

@@ -5,3 +5,4 @@ pub(crate) mod memory;
 pub(crate) mod module;
 pub(crate) mod process;
 pub(crate) mod rights;
+pub(crate) mod socket;

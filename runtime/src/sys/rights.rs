@@ -36,6 +36,17 @@ pub(crate) fn lock_securebits() -> Result<(), Errno> {
     prctl(libc::PR_SET_SECUREBITS, SECUREBITS, 0).map(drop)
 }
 
+/// Keys of whoever started this process are not for it (keyctl(2)). No error where the kernel has no keys.
+pub(crate) fn leave_keyring() -> Result<(), Errno> {
+    let nameless = std::ptr::null::<libc::c_char>();
+    // SAFETY: a null name is how the call is told to make a new keyring without one.
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, nameless) };
+    match Errno::result(result) {
+        Ok(_) | Err(Errno::ENOSYS) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Nothing executed can have a capability. Takes CAP_SETPCAP.
 pub(crate) fn drop_bounding() -> Result<(), Errno> {
     for capability in 0..CAPABILITIES_MAX {

@@ -13,16 +13,29 @@
 //! guest's directory, which a restarted daemon finds again; the peer's credentials name the worker's process. The log,
 //! and how it ended, are files: nothing is lost while no daemon runs.
 
+mod answer;
+mod compile;
 mod control;
+mod end;
 mod frame;
 mod launch;
+mod log;
+mod mailbox;
 mod message;
+mod orders;
 mod process;
+mod run;
+mod serve;
 mod spawn;
+mod stats;
 
 pub use control::{Control, ControlError, bind};
+pub use end::read_end;
 pub use frame::FrameError;
 pub use launch::{Descriptor, Launch, LaunchError, Launched, Task};
+pub use log::{LogReader, open_log};
 pub use message::{MESSAGE_BYTES_MAX, Reply, Request};
+pub use orders::{Daemon, OrdersError};
 pub use process::{Usage, WorkerProcess, become_subreaper};
+pub use run::run;
 pub use spawn::{Spawn, SpawnError, spawn};

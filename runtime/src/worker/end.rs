@@ -1,0 +1,88 @@
+//! How a guest ended: written by its worker, read by the daemon.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::run::sentence;
+use crate::api::{End, EndKind};
+use crate::guest::Stopped;
+use crate::net::{EdgeError, Overrun};
+
+/// Longest record, bytes.
+const END_BYTES_MAX: u64 = 64 * 1024;
+/// Longest reason, bytes: a trap's has the wasm stack.
+const REASON_BYTES_MAX: usize = 4096;
+
+/// The guest panicked or trapped: what Rust programs exit with after a panic.
+const EXIT_TRAPPED: u8 = 101;
+/// The guest overran its poll budget: what `timeout` exits with.
+const EXIT_OVERRAN: u8 = 124;
+
+/// Reads the record in that file; `None` if there is no whole one: the worker was killed.
+pub fn read_end(path: &Path) -> io::Result<Option<End>> {
+    let mut text = Vec::new();
+    match File::open(path) {
+        Ok(file) => file.take(END_BYTES_MAX).read_to_end(&mut text)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(serde_json::from_slice(&text).ok())
+}
+
+/// Writes the record, whole or not at all, over what an earlier run left.
+pub(super) fn write_end(file: &File, end: &End) {
+    let text = serde_json::to_vec(end).unwrap_or_default();
+    let _ = file.set_len(0);
+    // On a full disk there is none: then the exit code has to do.
+    if !matches!(file.write_at(&text, 0), Ok(written) if written == text.len()) {
+        let _ = file.set_len(0);
+    }
+}
+
+/// An operator asked.
+pub(super) fn asked() -> (End, u8) {
+    (end(EndKind::Asked, None, "stopped by an operator".into()), 0)
+}
+
+/// The guest, or its device, ended.
+pub(super) fn of(error: &EdgeError) -> (End, u8) {
+    match error {
+        EdgeError::Stopped(stopped) => of_stopped(stopped),
+        error => (end(EndKind::Failed, None, sentence(error)), 1),
+    }
+}
+
+/// The guest ended.
+pub(super) fn of_stopped(stopped: &Stopped) -> (End, u8) {
+    match stopped {
+        Stopped::Exited { code } => {
+            (end(EndKind::Exited, Some(*code), sentence(stopped)), u8::try_from(*code).unwrap_or(1))
+        }
+        stopped => (end(EndKind::Trapped, None, sentence_of(stopped)), EXIT_TRAPPED),
+    }
+}
+
+/// A poll took too long.
+pub(super) fn of_overrun(Overrun { budget }: Overrun) -> (End, u8) {
+    let reason = format!("a poll took more than its budget of {budget:?} CPU time");
+    (end(EndKind::Overran, None, reason), EXIT_OVERRAN)
+}
+
+/// It could not be started.
+pub(super) fn failed(reason: String) -> End {
+    end(EndKind::Failed, None, reason)
+}
+
+/// As [`sentence`]; a trap's own source says all there is, in several lines.
+pub(super) fn sentence_of(error: &dyn std::error::Error) -> String {
+    sentence(error)
+}
+
+fn end(kind: EndKind, exit_code: Option<i32>, mut reason: String) -> End {
+    reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    End { kind, exit_code, reason, at_ms: u64::try_from(at.as_millis()).unwrap_or(u64::MAX) }
+}
