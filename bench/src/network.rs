@@ -18,7 +18,8 @@ use roam_runtime::lab::{Lab, Namespace};
 /// Seats on one network.
 pub(crate) const SEATS_MAX: usize = 1000;
 
-const BRIDGE: &str = "br0";
+/// Where servers are plugged in.
+pub(crate) const BRIDGE: &str = "br0";
 const CLIENT: [&str; 2] = ["10.90.0.1/16", "fd90::1/64"];
 
 /// Addresses of the server with that number.

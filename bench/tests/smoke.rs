@@ -133,10 +133,31 @@ fn guest_start() {
 }
 
 #[test]
+fn deploy() {
+    for (guest, ip) in [("guest=echo", "ip=4"), ("guest=web", "ip=6")] {
+        let Some(records) = run("deploy", &[guest, ip, "others=1"]) else { return };
+        assert_eq!(records.len(), 2);
+        results(&records, "deploy", Some(1), &["first_reply_us", "answered_us", "deleted_us"]);
+        results(&records, "deploy", None, &["first_reply_us_p50", "first_reply_us_min", "first_reply_us_max"]);
+    }
+}
+
+#[test]
+fn a_jailed_guest_takes_part() {
+    let settings = ["seconds=0.2", "warmup_seconds=0.05", "window=8", "engines=guest", "jail=on"];
+    let Some(records) = run("datapath-udp", &settings) else { return };
+    assert_eq!(records.len(), 4);
+    let jailed = results(&records, "jailed", None, &["received", "ratio_to_guest", "cpu_us_per_packet"]);
+    assert!(jailed["received"].as_u64().unwrap() > 0, "{jailed}");
+    assert_eq!((jailed["corrupted"].as_u64(), jailed["resets"].as_u64()), (Some(0), Some(0)));
+}
+
+#[test]
 fn density() {
     let settings = ["guests=3", "settle_seconds=0.2", "idle_seconds=0.3", "seconds=0.3", "rate=300"];
     let Some(records) = run("density", &settings) else { return };
-    let idle = results(&records, "idle", None, &["rss_kib_p50", "private_kib_p50", "cpu_us_per_s_each"]);
+    let idle =
+        results(&records, "idle", None, &["rss_kib_p50", "private_kib_p50", "cpu_us_per_s_each", "host_cpu_share"]);
     assert_eq!(idle["guests"], 3);
     let keys = ["sent", "received", "lost", "rtt_us_p50", "rtt_us_p99", "packets_per_s", "cpu_us_per_packet"];
     let loaded = results(&records, "loaded", None, &keys);
@@ -144,13 +165,13 @@ fn density() {
         loaded["received"].as_u64().unwrap() + loaded["lost"].as_u64().unwrap(),
         loaded["sent"].as_u64().unwrap()
     );
-    assert!(loaded["received"].as_u64().unwrap() > 0);
+    assert_eq!(loaded["answering"], 3);
 }
 
 #[test]
 fn people_get_a_list_and_a_table() {
     let listed = String::from_utf8(bench(&["list"]).stdout).unwrap();
-    for text in ["datapath-udp: ", "datapath-tcp: ", "guest-start: ", "density: ", "window=128"] {
+    for text in ["datapath-udp: ", "datapath-tcp: ", "guest-start: ", "deploy: ", "density: ", "window=128"] {
         assert!(listed.contains(text), "{listed}");
     }
     let settings = ["--set", "seconds=0.1", "--set", "warmup_seconds=0", "--set", "engines=kernel"];
@@ -165,7 +186,7 @@ fn people_get_a_list_and_a_table() {
 #[test]
 fn what_there_is_not_is_a_usage_error_that_says_what_there_is() {
     for (arguments, text) in [
-        (&["run", "nothing"][..], "datapath-udp, datapath-tcp, guest-start, density"),
+        (&["run", "nothing"][..], "datapath-udp, datapath-tcp, guest-start, deploy, density"),
         (&["run", "density", "--set", "speed=1"], "guests, settle_seconds"),
         (&["run", "datapath-udp", "--set", "payload=1"], "16 to 65507"),
     ] {

@@ -44,6 +44,11 @@ impl GuestKind {
         Self::ALL.into_iter().find(|kind| kind.name == name).expect("the parameter was checked")
     }
 
+    /// Its module.
+    pub(crate) fn module(self) -> &'static [u8] {
+        self.module
+    }
+
     /// Its module as a file.
     pub(crate) fn file(self, network: &Network) -> Result<PathBuf> {
         let path = network.scratch().join(format!("{}.wasm", self.name));

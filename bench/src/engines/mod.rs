@@ -1,6 +1,7 @@
 //! The servers that are compared. All speak alike: echo on 7 (UDP, TCP), discard on TCP 9, chargen on TCP 19.
 
 mod guest;
+mod host;
 mod kernel;
 mod native;
 
@@ -14,6 +15,7 @@ use crate::network::{Network, Seat};
 use crate::process::{self, Cores};
 
 pub(crate) use guest::{GuestKind, Probe, roam_run};
+pub(crate) use host::Host;
 
 /// How long a server may take until it serves; a guest may have to be compiled.
 pub(crate) const START_LIMIT: Duration = Duration::from_secs(60);
@@ -24,6 +26,8 @@ pub(crate) const CHARGEN_PORT: u16 = 19;
 
 /// Their names, in the order they are measured in.
 pub(crate) const NAMES: &[&str] = &["guest", "native", "kernel"];
+/// The guest once more, deployed: in a jail under a host daemon.
+pub(crate) const JAILED: &str = "jailed";
 
 /// What a server can be told.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,9 +40,18 @@ pub(crate) struct Options {
 pub(crate) struct Server {
     name: &'static str,
     seat: Seat,
-    process: Process,
-    /// The kernel's server has a namespace to itself.
-    _namespace: Option<Namespace>,
+    program: Program,
+}
+
+/// What a server is made of.
+enum Program {
+    Own {
+        process: Process,
+        /// The kernel's server has a namespace to itself.
+        _namespace: Option<Namespace>,
+    },
+    /// Under a host daemon of its own.
+    Deployed { pid: u32, _host: Host },
 }
 
 impl Server {
@@ -52,6 +65,13 @@ impl Server {
         options: Options,
         cores: Cores,
     ) -> Result<Self> {
+        if name == JAILED {
+            let host = Host::start(network, cores)?;
+            let digest = host.put(network, GuestKind::ECHO)?;
+            let view = host.deploy(digest, seat, options.busy_poll)?;
+            let pid = view.pid.context("a guest that serves has a process")?;
+            return Ok(Self { name, seat, program: Program::Deployed { pid, _host: host } });
+        }
         cores.enter_server()?;
         let (command, namespace) = match name {
             "guest" => (guest::command(network, seat, options)?, None),
@@ -64,7 +84,7 @@ impl Server {
         let mut process = Process::spawn(command)?;
         cores.enter_client()?;
         process.wait_for("ready", START_LIMIT)?;
-        Ok(Self { name, seat, process, _namespace: namespace })
+        Ok(Self { name, seat, program: Program::Own { process, _namespace: namespace } })
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -75,16 +95,17 @@ impl Server {
         self.seat
     }
 
-    pub(crate) fn id(&self) -> u32 {
-        self.process.id()
-    }
-
     /// CPU time used so far; an error that says why when the server has ended.
     pub(crate) fn cpu_time(&mut self) -> Result<Duration> {
-        if let Some(status) = self.process.wait(Duration::ZERO)? {
-            bail!("{} ended ({status}): {}", self.name, self.process.stderr().trim());
+        match &mut self.program {
+            Program::Own { process, .. } => {
+                if let Some(status) = process.wait(Duration::ZERO)? {
+                    bail!("{} ended ({status}): {}", self.name, process.stderr().trim());
+                }
+                process::cpu_time(process.id())
+            }
+            Program::Deployed { pid, .. } => process::cpu_time(*pid),
         }
-        process::cpu_time(self.id())
     }
 }
 

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::Run;
-use crate::engines::{NAMES, Options, Server};
+use crate::engines::{JAILED, NAMES, Options, Server};
 use crate::network::{Network, Seat};
 use crate::output::{Output, Results};
 use crate::params::{Kind, Param};
@@ -21,6 +21,20 @@ pub(super) const BUSY_POLL_US: Param = Param {
 pub(super) const ENGINES: Param =
     Param { name: "engines", default: "guest,native,kernel", kind: Kind::Subset(NAMES), help: "who is measured" };
 
+/// Every contest's parameter: whether the guest takes part once more, in its jail.
+pub(super) const JAIL: Param = Param {
+    name: "jail",
+    default: "off",
+    kind: Kind::Choice(&["off", "on"]),
+    help: "on: a deployed guest too, in its jail under a host daemon",
+};
+
+/// Who takes part.
+pub(super) fn engines(run: &Run) -> Vec<&'static str> {
+    let jailed = (run.params.word("jail") == "on").then_some(JAILED);
+    jailed.into_iter().chain(run.params.words("engines").iter().copied()).collect()
+}
+
 /// Results that are summed over rounds; of the others the median is taken.
 const COUNTS: [&str; 6] = ["sent", "received", "lost", "duplicated", "corrupted", "resets"];
 
@@ -29,8 +43,12 @@ pub(super) struct Rules {
     /// The result in which engines are compared.
     pub(super) metric: &'static str,
     /// Name of a ratio, and whose value is its denominator.
-    pub(super) ratios: [(&'static str, &'static str); 2],
+    pub(super) ratios: [(&'static str, &'static str); 3],
 }
+
+/// Against whom each is compared.
+pub(super) const RATIOS: [(&str, &str); 3] =
+    [("ratio_to_kernel", "kernel"), ("ratio_to_native", "native"), ("ratio_to_guest", "guest")];
 
 /// Starts `engines`, lets each be measured once a round, and records rounds and summaries.
 pub(super) fn run(
@@ -114,8 +132,7 @@ fn ratio(own: &Results, other: &Results, metric: &str) -> Option<f64> {
 mod tests {
     use super::*;
 
-    const RULES: Rules =
-        Rules { metric: "packets_per_s", ratios: [("ratio_to_kernel", "kernel"), ("ratio_to_native", "native")] };
+    const RULES: Rules = Rules { metric: "packets_per_s", ratios: super::RATIOS };
 
     fn rounds(rates: [f64; 3]) -> Vec<Results> {
         let round = |rate| json!({"packets_per_s": rate, "lost": 2}).as_object().unwrap().clone();

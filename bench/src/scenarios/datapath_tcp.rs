@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::contest::{self, BUSY_POLL_US, ENGINES, Rules};
+use super::contest::{self, BUSY_POLL_US, ENGINES, JAIL, RATIOS, Rules};
 use super::{Run, Scenario};
 use crate::bulk::Bulk;
 use crate::engines::{CHARGEN_PORT, DISCARD_PORT, Options};
@@ -30,6 +30,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
         Param { name: "ip", default: "4", kind: Kind::Choice(&["4", "6"]), help: "IP version" },
         BUSY_POLL_US,
         ENGINES,
+        JAIL,
     ],
     repeats: 5,
     columns: &[
@@ -38,6 +39,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
         Column::scaled("bits_per_s_max", "max", 1e9),
         Column::new("ratio_to_kernel", "to kernel"),
         Column::new("ratio_to_native", "to native"),
+        Column::new("ratio_to_guest", "to guest"),
         Column::new("cpu_us_per_mib", "server CPU µs/MiB"),
         Column::new("server_cpu_share", "server CPU"),
         Column::new("client_cpu_share", "client CPU"),
@@ -48,8 +50,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run,
 };
 
-const RULES: Rules =
-    Rules { metric: "bits_per_s", ratios: [("ratio_to_kernel", "kernel"), ("ratio_to_native", "native")] };
+const RULES: Rules = Rules { metric: "bits_per_s", ratios: RATIOS };
 
 fn run(run: &Run, output: &mut Output) -> Result<()> {
     let params = &run.params;
@@ -61,7 +62,7 @@ fn run(run: &Run, output: &mut Output) -> Result<()> {
         duration: params.seconds("seconds"),
         connections: params.count("connections"),
     };
-    contest::run(run, output, &network, params.words("engines"), options, &RULES, |server| {
+    contest::run(run, output, &network, &contest::engines(run), options, &RULES, |server| {
         let port = if bulk.down { CHARGEN_PORT } else { DISCARD_PORT };
         let target = server.seat().at(params.word("ip"), port);
         network.client().run(|| bulk.measure(target, server))?

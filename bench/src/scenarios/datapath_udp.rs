@@ -6,7 +6,7 @@ use anyhow::Result;
 use roam_runtime::load::{self, Kind as Load, Pace, Plan};
 use serde_json::{Value, json};
 
-use super::contest::{self, BUSY_POLL_US, ENGINES, Rules};
+use super::contest::{self, BUSY_POLL_US, ENGINES, JAIL, RATIOS, Rules};
 use super::{Run, Scenario};
 use crate::engines::{ECHO_PORT, Options, Server};
 use crate::network::Network;
@@ -33,6 +33,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
         Param { name: "ip", default: "4", kind: Kind::Choice(&["4", "6"]), help: "IP version" },
         BUSY_POLL_US,
         ENGINES,
+        JAIL,
     ],
     repeats: 5,
     columns: &[
@@ -41,6 +42,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
         Column::scaled("packets_per_s_max", "max", 1e3),
         Column::new("ratio_to_kernel", "to kernel"),
         Column::new("ratio_to_native", "to native"),
+        Column::new("ratio_to_guest", "to guest"),
         Column::new("cpu_us_per_packet", "server CPU µs/packet"),
         Column::new("server_cpu_share", "server CPU"),
         Column::new("client_cpu_share", "client CPU"),
@@ -54,8 +56,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run,
 };
 
-const RULES: Rules =
-    Rules { metric: "packets_per_s", ratios: [("ratio_to_kernel", "kernel"), ("ratio_to_native", "native")] };
+const RULES: Rules = Rules { metric: "packets_per_s", ratios: RATIOS };
 
 /// How long late replies are waited for.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -64,7 +65,7 @@ fn run(run: &Run, output: &mut Output) -> Result<()> {
     let params = &run.params;
     let network = Network::new(1500)?;
     let options = Options { busy_poll: Duration::from_micros(params.count("busy_poll_us") as u64) };
-    contest::run(run, output, &network, params.words("engines"), options, &RULES, |server| {
+    contest::run(run, output, &network, &contest::engines(run), options, &RULES, |server| {
         let plan = plan(run, server);
         // Apart from the run that counts, so that CPU time and packets are of the same span.
         let warmup = Plan { duration: params.seconds("warmup_seconds"), ..plan.clone() };

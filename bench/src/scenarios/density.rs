@@ -4,13 +4,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use roam_runtime::lab::Process;
 use roam_runtime::load::plan::SAMPLES_MAX;
 use roam_runtime::load::{self, Kind as Load, Pace, Plan, Report};
 use serde_json::json;
 
 use super::{Run, Scenario};
-use crate::engines::{ECHO_PORT, GuestKind, START_LIMIT, roam_run};
+use crate::engines::{ECHO_PORT, GuestKind, Host};
 use crate::network::{Network, SEATS_MAX, Seat};
 use crate::output::{Column, Output, Results};
 use crate::params::{Kind, Param};
@@ -19,9 +18,10 @@ use crate::stats::{Spread, quantile};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "density",
-    question: "What memory and CPU does each of many guests take while idle, and how do they answer when all are asked?",
+    question: "What memory and CPU do many guests on one host take while idle, the daemon included, and how do they \
+               answer when all are asked?",
     params: &[
-        Param { name: "guests", default: "50", kind: Kind::Count(1, SEATS_MAX as u64), help: "echo guests" },
+        Param { name: "guests", default: "200", kind: Kind::Count(1, SEATS_MAX as u64), help: "deployed echo guests" },
         Param { name: "settle_seconds", default: "2", kind: Kind::Seconds(0.0, 60.0), help: "after the last start" },
         Param {
             name: "idle_seconds",
@@ -47,7 +47,10 @@ pub(super) const SCENARIO: Scenario = Scenario {
         Column::new("private_kib_max", "max"),
         Column::new("cpu_us_per_s_each", "CPU µs/s each"),
         Column::new("cpu_us_per_s_each_max", "max"),
+        Column::new("host_cpu_share", "whole host's CPU"),
+        Column::new("daemon_rss_kib", "daemon RSS KiB"),
         Column::new("sleeps_per_s_each", "sleeps/s each"),
+        Column::new("answering", "answering"),
         Column::new("packets_per_s", "packets/s"),
         Column::new("lost", "lost"),
         Column::new("rtt_us_p50", "RTT µs p50"),
@@ -64,10 +67,11 @@ fn run(run: &Run, output: &mut Output) -> Result<()> {
     let network = Network::new(1500)?;
     let count = run.params.count("guests");
     output.progress(&format!("starting {count} guests"));
-    let guests = start(run, &network, count)?;
+    let host = Host::start(&network, run.cores)?;
+    let guests = deploy(&network, &host, count)?;
     thread::sleep(run.params.seconds("settle_seconds"));
     for round in 1..=run.repeats {
-        let idle = idle(run, &guests)?;
+        let idle = idle(run, &host, &guests)?;
         output.round("idle", round, &idle);
         let loaded = loaded(run, &network, &guests)?;
         output.round("loaded", round, &loaded);
@@ -79,20 +83,14 @@ fn run(run: &Run, output: &mut Output) -> Result<()> {
     Ok(())
 }
 
-fn start(run: &Run, network: &Network, count: usize) -> Result<Vec<Process>> {
-    let mut guests = Vec::with_capacity(count);
-    for number in 0..count {
-        let seat = Seat::new(number);
-        network.tap(seat)?;
-        let command = roam_run(network, GuestKind::ECHO, seat, "cache")?;
-        run.cores.enter_server()?;
-        let mut guest = Process::spawn(command)?;
-        run.cores.enter_client()?;
-        // One after another: the first fills the cache.
-        guest.wait_for("ready", START_LIMIT)?;
-        guests.push(guest);
-    }
-    Ok(guests)
+/// The workers' processes.
+fn deploy(network: &Network, host: &Host, count: usize) -> Result<Vec<u32>> {
+    let digest = host.put(network, GuestKind::ECHO)?;
+    let deploy = |number| {
+        let view = host.deploy(digest, Seat::new(number), Duration::ZERO)?;
+        view.pid.context("a guest that serves has a process")
+    };
+    (0..count).map(deploy).collect()
 }
 
 /// What a guest has used so far.
@@ -101,20 +99,25 @@ struct Used {
     sleeps: u64,
 }
 
-fn used(guests: &[Process]) -> Result<Vec<Used>> {
-    let used = |guest: &Process| Ok(Used { cpu: process::cpu_time(guest.id())?, sleeps: process::sleeps(guest.id())? });
+fn used(guests: &[u32]) -> Result<Vec<Used>> {
+    let used = |guest: &u32| Ok(Used { cpu: process::cpu_time(*guest)?, sleeps: process::sleeps(*guest)? });
     guests.iter().map(used).collect()
 }
 
-fn idle(run: &Run, guests: &[Process]) -> Result<Results> {
-    let (started, before) = (Instant::now(), used(guests)?);
+fn idle(run: &Run, host: &Host, guests: &[u32]) -> Result<Results> {
+    let (started, before, daemon_before) = (Instant::now(), used(guests)?, process::cpu_time(host.id())?);
     thread::sleep(run.params.seconds("idle_seconds"));
     let (seconds, after) = (started.elapsed().as_secs_f64(), used(guests)?);
-    let memory = guests.iter().map(|guest| process::memory(guest.id())).collect::<Result<Vec<_>>>()?;
+    let daemon = process::cpu_time(host.id())? - daemon_before;
+    let memory = guests.iter().map(|guest| process::memory(*guest)).collect::<Result<Vec<_>>>()?;
+    let whole: Duration =
+        daemon + after.iter().zip(&before).map(|(after, before)| after.cpu - before.cpu).sum::<Duration>();
     let cpu = after.iter().zip(&before).map(|(after, before)| (after.cpu - before.cpu).as_secs_f64() * 1e6 / seconds);
     let sleeps = after.iter().zip(&before).map(|(after, before)| (after.sleeps - before.sleeps) as f64 / seconds);
     let mut results = Results::new();
     results.insert("guests".into(), json!(guests.len()));
+    results.insert("host_cpu_share".into(), json!(whole.as_secs_f64() / seconds));
+    results.insert("daemon_rss_kib".into(), json!(process::memory(host.id())?.rss_kib));
     let mut put = |key: &str, values: Vec<f64>| {
         if let Some(spread) = Spread::of(values) {
             results.insert(key.into(), json!(spread.median));
@@ -133,7 +136,7 @@ fn idle(run: &Run, guests: &[Process]) -> Result<Results> {
 }
 
 /// All guests at once. The first time, unmeasured, is for addresses to be resolved and memory to be touched.
-fn loaded(run: &Run, network: &Network, guests: &[Process]) -> Result<Results> {
+fn loaded(run: &Run, network: &Network, guests: &[u32]) -> Result<Results> {
     let mut plans: Vec<Plan> = (0..guests.len()).map(|number| plan(run, Seat::new(number), guests.len())).collect();
     plans.iter_mut().for_each(|plan| plan.duration = WARMUP);
     load_all(network, &plans)?;
@@ -177,6 +180,7 @@ fn together(reports: &[Report], cpu_seconds: f64) -> Results {
     let received = sum(|report| report.received);
     Results::from_iter([
         ("guests".into(), json!(reports.len())),
+        ("answering".into(), json!(reports.iter().filter(|report| report.received > 0).count())),
         ("sent".into(), json!(sum(|report| report.sent))),
         ("received".into(), json!(received)),
         ("lost".into(), json!(sum(|report| report.lost))),

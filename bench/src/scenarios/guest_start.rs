@@ -1,6 +1,5 @@
 //! From nothing to the first reply.
 
-use std::net::{TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -12,12 +11,12 @@ use roam_runtime::guest::{Guest, GuestConfig};
 use roam_runtime::lab::Process;
 use serde_json::{Value, json};
 
-use super::{Run, Scenario};
-use crate::engines::{GuestKind, Probe, START_LIMIT, roam_run};
+use super::first_reply::FirstReply;
+use super::{Run, Scenario, summary};
+use crate::engines::{GuestKind, START_LIMIT, roam_run};
 use crate::network::{Network, Seat};
 use crate::output::{Column, Output, Results};
 use crate::params::{Kind, Param};
-use crate::stats::Spread;
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "guest-start",
@@ -48,9 +47,6 @@ pub(super) const SCENARIO: Scenario = Scenario {
     ],
     run,
 };
-
-/// How often the client tries.
-const TRY_EVERY: Duration = Duration::from_micros(200);
 
 /// The engines: how the module comes to be.
 const WAYS: [&str; 2] = ["cold", "cached"];
@@ -87,14 +83,9 @@ fn run(run: &Run, output: &mut Output) -> Result<()> {
 }
 
 /// One `roam run`, from the moment it is spawned: `ready_us` until it says so, `first_reply_us` until a client that
-/// tries every 200 µs has a reply.
+/// keeps trying has a reply.
 fn start(run: &Run, network: &Network, kind: GuestKind, seat: Seat, cache: &str) -> Result<Results> {
-    let target = seat.at(run.params.word("ip"), kind.port);
-    let socket = network.client().run(|| {
-        let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        UdpSocket::bind(any).and_then(|socket| socket.connect(target).map(|()| socket))
-    })??;
-    socket.set_read_timeout(Some(TRY_EVERY))?;
+    let client = FirstReply::new(network, kind, seat, run.params.word("ip"))?;
     let command = roam_run(network, kind, seat, cache)?;
     run.cores.enter_server()?;
     let spawned = Instant::now();
@@ -102,7 +93,7 @@ fn start(run: &Run, network: &Network, kind: GuestKind, seat: Seat, cache: &str)
     run.cores.enter_client()?;
     let (mut ready, mut replied) = (None, None);
     while ready.is_none() || replied.is_none() {
-        if replied.is_none() && is_answered(network, kind, &socket)? {
+        if replied.is_none() && client.is_there()? {
             replied = Some(spawned.elapsed());
         }
         if ready.is_none() && process.stderr().contains("ready") {
@@ -114,28 +105,6 @@ fn start(run: &Run, network: &Network, kind: GuestKind, seat: Seat, cache: &str)
     }
     let us = |time: Option<Duration>| json!(time.unwrap_or_default().as_micros() as u64);
     Ok(Results::from_iter([("ready_us".into(), us(ready)), ("first_reply_us".into(), us(replied))]))
-}
-
-/// Sends one request and waits one try's time for a reply.
-fn is_answered(network: &Network, kind: GuestKind, socket: &UdpSocket) -> Result<bool> {
-    match kind.probe {
-        Probe::Udp(request) => {
-            // While nobody is there the kernel may say so: that is no answer.
-            Ok(socket.send(request).is_ok() && socket.recv(&mut [0; 2048]).is_ok())
-        }
-        Probe::Tcp(request) => {
-            use std::io::{Read, Write};
-            let target = socket.peer_addr()?;
-            // A new connection each time: the kernel would send a lost SYN again only after a second.
-            let exchange = || {
-                let mut stream = TcpStream::connect_timeout(&target, 5 * TRY_EVERY)?;
-                stream.set_read_timeout(Some(START_LIMIT))?;
-                stream.write_all(request)?;
-                stream.read(&mut [0; 2048])
-            };
-            Ok(network.client().run(exchange)?.is_ok_and(|count| count > 0))
-        }
-    }
 }
 
 /// The same steps in a process of its own that times each.
@@ -188,17 +157,4 @@ pub(crate) fn start_once(arguments: &StartArguments) -> Result<()> {
     done("first_poll_us");
     println!("{}", Value::Object(steps));
     Ok(())
-}
-
-/// Median, least and most of each.
-fn summary(rounds: &[Results]) -> Results {
-    let mut summary = Results::new();
-    for key in rounds.first().into_iter().flat_map(|first| first.keys()) {
-        if let Some(spread) = Spread::of(rounds.iter().filter_map(|results| results.get(key)?.as_f64())) {
-            summary.insert(format!("{key}_p50"), json!(spread.median));
-            summary.insert(format!("{key}_min"), json!(spread.min));
-            summary.insert(format!("{key}_max"), json!(spread.max));
-        }
-    }
-    summary
 }

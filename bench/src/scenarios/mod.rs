@@ -4,13 +4,17 @@ mod contest;
 mod datapath_tcp;
 mod datapath_udp;
 mod density;
+mod deploy;
+mod first_reply;
 mod guest_start;
 
 use anyhow::Result;
+use serde_json::json;
 
-use crate::output::{Column, Output};
+use crate::output::{Column, Output, Results};
 use crate::params::{Param, Params};
 use crate::process::Cores;
+use crate::stats::Spread;
 
 pub(crate) use guest_start::{StartArguments, start_once};
 
@@ -42,7 +46,20 @@ pub(crate) struct Run {
 
 /// All scenarios.
 pub(crate) const SCENARIOS: &[Scenario] =
-    &[datapath_udp::SCENARIO, datapath_tcp::SCENARIO, guest_start::SCENARIO, density::SCENARIO];
+    &[datapath_udp::SCENARIO, datapath_tcp::SCENARIO, guest_start::SCENARIO, deploy::SCENARIO, density::SCENARIO];
+
+/// Median, least and most of each.
+fn summary(rounds: &[Results]) -> Results {
+    let mut summary = Results::new();
+    for key in rounds.first().into_iter().flat_map(|first| first.keys()) {
+        if let Some(spread) = Spread::of(rounds.iter().filter_map(|results| results.get(key)?.as_f64())) {
+            summary.insert(format!("{key}_p50"), json!(spread.median));
+            summary.insert(format!("{key}_min"), json!(spread.min));
+            summary.insert(format!("{key}_max"), json!(spread.max));
+        }
+    }
+    summary
+}
 
 #[cfg(test)]
 mod tests {

@@ -67,6 +67,17 @@ impl<A: Family> fmt::Display for CidrText<A> {
 #[serde(try_from = "String", into = "String")]
 pub struct MacText(pub [u8; 6]);
 
+impl MacText {
+    /// The MAC of a guest that was given none: locally administered, and the same for the same addresses, so that a
+    /// restarted guest needs no new neighbour entry.
+    pub fn derived(ip: Option<CidrText<Ipv4Addr>>, ip6: Option<CidrText<Ipv6Addr>>) -> Self {
+        let (ip, ip6) = (ip.map(String::from), ip6.map(String::from));
+        let hash = blake3::hash(format!("{ip:?} {ip6:?}").as_bytes());
+        let [a, b, c, d, e, ..] = *hash.as_bytes();
+        Self([0x02, a, b, c, d, e])
+    }
+}
+
 impl FromStr for MacText {
     type Err = String;
 
@@ -119,6 +130,14 @@ mod tests {
         }
         assert_eq!("FD90::1/64".parse::<CidrText<Ipv6Addr>>().map(|cidr| cidr.to_string()), Ok("fd90::1/64".into()));
         assert!("fd90::1/129".parse::<CidrText<Ipv6Addr>>().is_err());
+    }
+
+    #[test]
+    fn a_derived_mac_is_locally_administered_and_stays() {
+        let ip = Some("10.0.0.1/24".parse().unwrap());
+        let mac = MacText::derived(ip, None);
+        assert_eq!((mac, mac.0[0] & 3), (MacText::derived(ip, None), 2));
+        assert_ne!(mac, MacText::derived(ip, Some("fd90::1/64".parse().unwrap())));
     }
 
     #[test]

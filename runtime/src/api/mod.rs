@@ -11,7 +11,7 @@ mod host;
 mod name;
 mod stats;
 
-pub use address::{CidrText, MacText};
+pub use address::{CidrText, Family as AddressFamily, MacText};
 pub use guest::{End, EndKind, GuestSpec, GuestState, GuestView, NetworkView, RestartPolicy, SpecError};
 pub use host::{ErrorBody, ErrorCode, Health, HostView, LogEntry, ModuleView};
 pub use name::{GuestName, NameError};

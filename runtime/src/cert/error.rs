@@ -9,7 +9,7 @@ use rustls::{AlertDescription, CertificateError};
 #[derive(Debug, thiserror::Error)]
 pub enum CertError {
     /// A file.
-    #[error("{}: {source}", path.display())]
+    #[error("cannot use {}", path.display())]
     File {
         /// Which.
         path: PathBuf,
@@ -50,13 +50,13 @@ pub enum CertError {
     #[error("{} is not the certificate of a roam authority", .0.display())]
     NoAuthority(PathBuf),
     /// The maker failed.
-    #[error("the certificate could not be made: {0}")]
+    #[error("the certificate could not be made")]
     Make(#[from] rcgen::Error),
     /// Files that TLS does not take.
     #[error("the certificates cannot be used: {}", explain(.0))]
     Tls(#[from] rustls::Error),
     /// The authority cannot be used for checking.
-    #[error("{} cannot be used to check certificates: {source}", path.display())]
+    #[error("{} cannot be used to check certificates", path.display())]
     Verifier {
         /// The authority's file.
         path: PathBuf,
@@ -92,8 +92,11 @@ pub fn explain(error: &rustls::Error) -> String {
         InvalidCertificate(CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. }) => {
             "its certificate is not for a server: only one issued with `--role host` is"
         }
+        InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }) => {
+            "its certificate is for other names than this one; issue one with this name as --san"
+        }
         InvalidCertificate(CertificateError::Other(other)) => return other.to_string(),
-        _ => return error.to_string(),
+        _ => "no TLS connection came about",
     };
-    format!("{text} ({error})")
+    text.to_owned()
 }

@@ -17,3 +17,6 @@ pub use error::{CertError, explain};
 pub use files::TlsFiles;
 pub use identity::{Identity, Role};
 pub use tls::{client_config, server_config};
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,17 @@
 //! Why a host refuses or fails.
 
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::addresses::AddressError;
+use super::device::DeviceError;
+use super::layout::comes_from_full;
+use super::registry::RegistryError;
 use crate::api::{ErrorCode, GuestName, SpecError};
+use crate::engine::{LoadError, MODULE_BYTES_MAX, ModuleHash};
+use crate::jail::CgroupError;
+use crate::worker::{ControlError, SpawnError};
 
 /// Why a request to a host did not succeed. The text is for the peer; sources stay in the daemon's log.
 #[derive(Debug, thiserror::Error)]
@@ -11,16 +22,194 @@ pub enum HostError {
     /// The specification is not possible anywhere.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// Its place in the network is no possible one.
+    #[error(transparent)]
+    Network(#[from] roam_netstack::ConfigError),
+    /// Its place in the network is not to be had here.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// There is no such module.
+    #[error("there is no module {0}; put it there first (`roam modules put`)")]
+    NoModule(ModuleHash),
+    /// The module is needed.
+    #[error("module {digest} is in use by {}", names(.guests))]
+    ModuleInUse {
+        /// Which.
+        digest: ModuleHash,
+        /// By whom.
+        guests: Vec<GuestName>,
+    },
+    /// It is nothing this host runs.
+    #[error("{0}")]
+    ModuleRefused(String),
+    /// It is too long.
+    #[error("a module is at most {MODULE_BYTES_MAX} bytes")]
+    ModuleTooBig,
+    /// The bytes are not those of that digest.
+    #[error("these bytes are module {found}, not {expected}")]
+    ModuleDigest {
+        /// What they were said to be.
+        expected: ModuleHash,
+        /// What they are.
+        found: ModuleHash,
+    },
+    /// The upload ended early.
+    #[error("the module did not arrive whole")]
+    ModuleCutOff(#[source] io::Error),
+    /// The file is not what was put there.
+    #[error("the file of module {0} is damaged; delete the module and put it there again")]
+    ModuleDamaged(ModuleHash),
+    /// There are as many guests as there may be.
+    #[error("this host has {0} guests, and no more are taken")]
+    TooManyGuests(usize),
+    /// The guest runs and was not to be ended.
+    #[error("guest `{0}` runs; stop it first, or force it")]
+    Running(GuestName),
+    /// The guest does not run.
+    #[error("guest `{0}` does not run")]
+    NotRunning(GuestName),
+    /// The guest was stopped or deleted while it was being started.
+    #[error("guest `{0}` was stopped while it was being started")]
+    Overtaken(GuestName),
+    /// The guest did not come up.
+    #[error("guest `{name}` did not start: {reason}")]
+    StartFailed {
+        /// Which.
+        name: GuestName,
+        /// Why, in one sentence.
+        reason: String,
+    },
+    /// The worker cannot be asked.
+    #[error("guest `{name}` does not answer: {source}")]
+    NoAnswer {
+        /// Which.
+        name: GuestName,
+        /// What happened.
+        #[source]
+        source: ControlError,
+    },
+    /// The worker cannot be ended.
+    #[error("the worker of guest `{name}` (process {pid}) is still there {after:?} after it was killed")]
+    NotEnded {
+        /// Which.
+        name: GuestName,
+        /// Its process.
+        pid: u32,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// There is no room.
+    #[error("the disk is full: {0}")]
+    DiskFull(String),
+    /// The record cannot be kept.
+    #[error(transparent)]
+    Registry(RegistryError),
+    /// A file cannot be read or written.
+    #[error("{doing} failed")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The network device cannot be had.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The worker's limits cannot be set.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// A worker did not come up.
+    #[error(transparent)]
+    Spawn(SpawnError),
+    /// A module could not be compiled.
+    #[error("the module could not be compiled: {0}")]
+    Compile(#[source] SpawnError),
+    /// The engine or its cache fails.
+    #[error(transparent)]
+    Engine(LoadError),
+    /// The host goes down.
+    #[error("the host is going down")]
+    Closing,
+}
+
+fn names(guests: &[GuestName]) -> String {
+    let quoted: Vec<_> = guests.iter().map(|guest| format!("`{guest}`")).collect();
+    quoted.join(", ")
 }
 
 impl HostError {
+    pub(super) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| match super::layout::is_full(&source) {
+            true => Self::DiskFull(doing.into()),
+            false => Self::Io { doing, source },
+        }
+    }
+
     /// Its stable name.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::NoGuest(_) => ErrorCode::NotFound,
-            Self::Spec(_) => ErrorCode::Invalid,
+            Self::NoGuest(_) | Self::NoModule(_) => ErrorCode::NotFound,
+            Self::Spec(_) | Self::Network(_) | Self::ModuleRefused(_) | Self::ModuleDigest { .. } => ErrorCode::Invalid,
+            Self::Address(error) => error.code(),
+            Self::ModuleTooBig => ErrorCode::TooLarge,
+            Self::ModuleCutOff(_) => ErrorCode::BadRequest,
+            Self::ModuleInUse { .. } | Self::Running(_) | Self::NotRunning(_) | Self::Overtaken(_) => {
+                ErrorCode::Conflict
+            }
+            Self::StartFailed { .. } => ErrorCode::StartFailed,
+            Self::NoAnswer { .. } | Self::Closing | Self::TooManyGuests(_) => ErrorCode::Unavailable,
+            Self::DiskFull(_) => ErrorCode::DiskFull,
+            Self::ModuleDamaged(_)
+            | Self::NotEnded { .. }
+            | Self::Registry(_)
+            | Self::Io { .. }
+            | Self::Device(_)
+            | Self::Cgroup(_)
+            | Self::Spawn(_)
+            | Self::Compile(_)
+            | Self::Engine(_) => ErrorCode::Internal,
         }
     }
+}
+
+impl From<RegistryError> for HostError {
+    fn from(error: RegistryError) -> Self {
+        if comes_from_full(&error) || matches!(error, RegistryError::Full(_)) {
+            return Self::DiskFull(error.to_string());
+        }
+        if matches!(error, RegistryError::Closed) {
+            return Self::Closing;
+        }
+        Self::Registry(error)
+    }
+}
+
+impl From<SpawnError> for HostError {
+    fn from(error: SpawnError) -> Self {
+        if comes_from_full(&error) { Self::DiskFull("starting a worker".into()) } else { Self::Spawn(error) }
+    }
+}
+
+impl From<LoadError> for HostError {
+    fn from(error: LoadError) -> Self {
+        if comes_from_full(&error) { Self::DiskFull("keeping a compiled module".into()) } else { Self::Engine(error) }
+    }
+}
+
+/// An error with all it came from, in one line.
+pub(super) fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let cause = error.to_string();
+        // Transparent errors say what their source says.
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        next = error.source();
+    }
+    text
 }
 
 /// Why a host could not be opened.
@@ -28,5 +217,32 @@ impl HostError {
 pub enum OpenError {
     /// Another daemon has this state directory.
     #[error("another daemon runs on {0}; stop it, or choose another --state-dir")]
-    Taken(std::path::PathBuf),
+    Taken(PathBuf),
+    /// A directory cannot be made or used.
+    #[error("{path} cannot be used")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The state cannot be read.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The network devices cannot be reached.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The netstack cannot be compiled, or the cache not be used.
+    #[error("the modules cannot be opened: {0}")]
+    Modules(#[source] Box<HostError>),
+    /// The operating system refuses what a daemon needs.
+    #[error("{doing} failed")]
+    System {
+        /// What was tried.
+        doing: &'static str,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
 }

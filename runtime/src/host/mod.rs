@@ -10,34 +10,69 @@
 //!
 //! The daemon is replaceable: workers serve without it, and a new one finds them by their control sockets.
 
+mod addresses;
 mod config;
+mod device;
 mod error;
+mod guests;
+mod layout;
+mod logs;
+mod modules;
+mod open;
+mod record;
+mod registry;
 pub mod serve;
+mod shared;
+mod supervisor;
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt, stream};
 
+pub use addresses::AddressError;
 pub use config::{HostConfig, Pool};
+pub use device::DeviceError;
 pub use error::{HostError, OpenError};
+pub use registry::RegistryError;
 
 use crate::api::{GuestName, GuestSpec, GuestStats, GuestView, Health, HostView, LogEntry, ModuleView};
 use crate::engine::ModuleHash;
+use crate::worker::LogReader;
+use error::in_full;
+use guests::{Guests, Reservation};
+use shared::Shared;
+use supervisor::{Begin, Supervised};
 
 /// A running host. Clones are the same one.
+///
+/// Everything happens in the network namespace of the thread that opened it, which must be its runtime's own.
 #[derive(Clone)]
 pub struct Host {
-    #[expect(dead_code, reason = "the skeleton that the API is written against")]
-    inner: Arc<HostConfig>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    guests: Arc<Guests>,
+    opened: Instant,
 }
 
 /// A module's bytes as they arrive.
 pub type ModuleBytes = Pin<Box<dyn Stream<Item = Result<Bytes, std::io::Error>> + Send>>;
 /// Log lines as they come; ends when the log does (or never, when following).
 pub type LogLines = Pin<Box<dyn Stream<Item = Result<LogEntry, HostError>> + Send>>;
+
+/// How often each worker is asked for a sign of life.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// Workers asked at once.
+const LOOKS_MAX: usize = 16;
+/// How long closing waits for what is under way, a start at most.
+const CLOSE_LIMIT: Duration = Duration::from_secs(40);
+/// Less room than this is a problem.
+const FREE_BYTES_MIN: u64 = 16 << 20;
 
 /// Which log lines.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,87 +87,199 @@ impl Host {
     /// Opens the state, adopts workers that still run, clears away what no record knows, and starts those guests
     /// whose policy says so.
     pub async fn open(config: HostConfig) -> Result<Self, OpenError> {
-        Ok(Self { inner: Arc::new(config) })
+        let shared = open::shared(config).await?;
+        let guests = Arc::new(open::guests(&shared).await?);
+        let inner = Arc::new(Inner { shared, guests, opened: Instant::now() });
+        tokio::spawn(look_after(Arc::downgrade(&inner)));
+        Ok(Self { inner })
     }
 
     /// Lets go of everything but the workers: they go on serving.
     pub async fn close(&self) {
-        todo!()
+        let ends: Vec<_> = self.inner.guests.close().into_iter().map(|guest| guest.over()).collect();
+        let all = async {
+            for end in ends {
+                end.await;
+            }
+        };
+        if tokio::time::timeout(CLOSE_LIMIT, all).await.is_err() {
+            tracing::warn!("some guests are still being started or stopped");
+        }
+        self.inner.shared.close();
     }
 
     /// Takes a guest on record and starts it. Returns when it serves. A guest that did not start stays on no record.
-    pub async fn create(&self, _spec: GuestSpec) -> Result<GuestView, HostError> {
-        todo!()
+    pub async fn create(&self, spec: GuestSpec) -> Result<GuestView, HostError> {
+        let inner = self.inner.clone();
+        // A task of its own: who asked may go away, and then it is finished all the same.
+        let created = tokio::spawn(async move {
+            let reservation = inner.guests.reserve(&inner.shared, spec)?;
+            inner.create(reservation).await
+        });
+        created.await.unwrap_or(Err(HostError::Closing))
     }
 
     /// All guests, by name.
     pub async fn list(&self) -> Vec<GuestView> {
-        todo!()
+        self.inner.guests.all().iter().map(Supervised::view).collect()
     }
 
-    /// One guest.
-    pub async fn inspect(&self, _name: &GuestName) -> Result<GuestView, HostError> {
-        todo!()
+    /// One guest. Asks its worker for a sign of life.
+    pub async fn inspect(&self, name: &GuestName) -> Result<GuestView, HostError> {
+        Ok(self.inner.guests.find(name)?.look().await)
     }
 
     /// Its counters; an error when it does not run or does not answer in time.
-    pub async fn stats(&self, _name: &GuestName) -> Result<GuestStats, HostError> {
-        todo!()
+    pub async fn stats(&self, name: &GuestName) -> Result<GuestStats, HostError> {
+        let guest = self.inner.guests.find(name)?;
+        let worker = guest.worker().ok_or_else(|| HostError::NotRunning(name.clone()))?;
+        let stats = worker.stats().await;
+        guest.note_answer(worker.pid(), stats.is_ok());
+        stats.map_err(|source| HostError::NoAnswer { name: name.clone(), source })
     }
 
     /// Starts a guest that is stopped, ended, waiting or parked.
-    pub async fn start(&self, _name: &GuestName) -> Result<GuestView, HostError> {
-        todo!()
+    pub async fn start(&self, name: &GuestName) -> Result<GuestView, HostError> {
+        self.inner.guests.find(name)?.start(name).await
     }
 
     /// Stops a guest; one that does not end within `grace` is killed. Stopping a stopped guest is no error.
-    pub async fn stop(&self, _name: &GuestName, _grace: Duration) -> Result<GuestView, HostError> {
-        todo!()
+    pub async fn stop(&self, name: &GuestName, grace: Duration) -> Result<GuestView, HostError> {
+        self.inner.guests.find(name)?.stop(name, grace).await
     }
 
     /// Deletes a guest, its record and its log. One that runs is refused unless `force`.
-    pub async fn delete(&self, _name: &GuestName, _force: bool) -> Result<(), HostError> {
-        todo!()
+    pub async fn delete(&self, name: &GuestName, force: bool) -> Result<(), HostError> {
+        let guest = self.inner.guests.find(name)?;
+        guest.delete(name, force).await?;
+        self.inner.guests.remove(name, guest.id);
+        Ok(())
     }
 
     /// Its log. Following never holds up the guest.
-    pub async fn logs(&self, _name: &GuestName, _query: LogQuery) -> Result<LogLines, HostError> {
-        todo!()
+    pub async fn logs(&self, name: &GuestName, query: LogQuery) -> Result<LogLines, HostError> {
+        let guest = self.inner.guests.find(name)?;
+        let dir = self.inner.shared.layout.guest(guest.id);
+        let opened = tokio::task::spawn_blocking(move || LogReader::open(&dir, query.tail)).await;
+        let reader = opened.map_err(|_ending| HostError::Closing)?.map_err(HostError::io("opening a log"))?;
+        Ok(logs::lines(reader, query.follow.then(|| guest.watch())))
     }
 
     /// All modules.
     pub async fn modules(&self) -> Result<Vec<ModuleView>, HostError> {
-        todo!()
+        let known = self.inner.shared.modules.list()?;
+        Ok(known.into_iter().map(|(digest, size_bytes)| self.inner.module_view(digest, size_bytes)).collect())
     }
 
     /// Whether a module is here.
-    pub async fn module(&self, _digest: ModuleHash) -> Result<ModuleView, HostError> {
-        todo!()
+    pub async fn module(&self, digest: ModuleHash) -> Result<ModuleView, HostError> {
+        Ok(self.inner.module_view(digest, self.inner.shared.modules.size(digest)?))
     }
 
     /// Takes a module: checks digest and size, checks that it is a guest and compiles it (jailed), and keeps both.
     /// `true` if it was new. Half of it leaves nothing behind.
-    pub async fn put_module(&self, _digest: ModuleHash, _bytes: ModuleBytes) -> Result<bool, HostError> {
-        todo!()
+    pub async fn put_module(&self, digest: ModuleHash, bytes: ModuleBytes) -> Result<bool, HostError> {
+        self.inner.shared.modules.put(digest, bytes).await
     }
 
     /// A module's bytes.
-    pub async fn read_module(&self, _digest: ModuleHash) -> Result<tokio::fs::File, HostError> {
-        todo!()
+    pub async fn read_module(&self, digest: ModuleHash) -> Result<tokio::fs::File, HostError> {
+        self.inner.shared.modules.size(digest)?;
+        let opened = tokio::fs::File::open(self.inner.shared.modules.path(digest)).await;
+        opened.map_err(HostError::io("opening a module"))
     }
 
     /// Deletes a module that no guest uses.
-    pub async fn delete_module(&self, _digest: ModuleHash) -> Result<(), HostError> {
-        todo!()
+    pub async fn delete_module(&self, digest: ModuleHash) -> Result<(), HostError> {
+        self.inner.guests.if_unused(digest, || self.inner.shared.modules.remove(digest))
     }
 
     /// What this host is.
     pub async fn about(&self) -> HostView {
-        todo!()
+        let shared = &self.inner.shared;
+        let kernel = nix::sys::utsname::uname();
+        let kernel = kernel.map(|uname| uname.release().to_string_lossy().into_owned()).unwrap_or_default();
+        HostView {
+            name: shared.config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            abi_version: roam_abi::VERSION,
+            netstack: shared.modules.netstack(),
+            kernel,
+            cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
+            guests: self.inner.guests.all().len() as u64,
+            jail_lacks: crate::jail::lacks(),
+            uptime_ms: self.inner.opened.elapsed().as_millis() as u64,
+        }
     }
 
     /// Whether it can do its work: the database takes writes, the bridge is there.
     pub async fn health(&self) -> Health {
-        todo!()
+        let shared = &self.inner.shared;
+        let mut problems = Vec::new();
+        if let Err(error) = shared.registry(|registry| registry.probe()).await {
+            problems.push(in_full(&error));
+        }
+        for path in shared.registry.set_aside() {
+            let path = path.display();
+            problems.push(format!("the database was damaged and made anew; look at {path}, then remove it"));
+        }
+        if let Err(error) = shared.links.check_bridge().await {
+            problems.push(in_full(&error));
+        }
+        match nix::sys::statvfs::statvfs(shared.layout.state()) {
+            Ok(disk) => {
+                let free = u64::from(disk.blocks_available()) * u64::from(disk.fragment_size());
+                if free < FREE_BYTES_MIN {
+                    problems.push(format!("the disk is nearly full: {free} bytes are free"));
+                }
+            }
+            Err(error) => problems.push(format!("the state directory cannot be looked at: {error}")),
+        }
+        Health { healthy: problems.is_empty(), problems }
+    }
+}
+
+impl Inner {
+    /// Record and worker come about at the same time; what is not on record is swept away should we be killed here.
+    async fn create(&self, reservation: Reservation) -> Result<GuestView, HostError> {
+        let record = reservation.record.clone();
+        let shared = &self.shared;
+        let (kept, started) = tokio::join!(shared.put(&record), supervisor::start(shared, &record));
+        let failed = match (kept, started) {
+            (Ok(()), Ok(worker)) => {
+                let guest = Supervised::begin(shared.clone(), record.clone(), Begin::Serving(worker));
+                tracing::info!(guest = %record.spec.name, id = %record.id, tap = record.network.tap, "deployed");
+                let view = guest.view();
+                self.guests.insert(record.spec.name.clone(), guest);
+                return Ok(view);
+            }
+            (Err(error), started) => {
+                if let Ok(worker) = started {
+                    worker.end().await;
+                }
+                error
+            }
+            (Ok(()), Err(error)) => supervisor::start_failed(&record, error),
+        };
+        supervisor::clear(shared, record.id).await;
+        if let Err(error) = shared.forget(record.id).await {
+            tracing::error!(guest = %record.spec.name, error = in_full(&error), "a guest that was not created stays");
+        }
+        Err(failed)
+    }
+
+    fn module_view(&self, digest: ModuleHash, size_bytes: u64) -> ModuleView {
+        let guests = self.guests.users(digest).iter().map(ToString::to_string).collect();
+        ModuleView { digest, size_bytes, guests }
+    }
+}
+
+/// Asks all workers for a sign of life now and then, as long as there is a host.
+async fn look_after(inner: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        let Some(guests) = inner.upgrade().map(|inner| inner.guests.all()) else { return };
+        let looks = stream::iter(guests).for_each_concurrent(LOOKS_MAX, async |guest| drop(guest.look().await));
+        looks.await;
     }
 }

@@ -48,13 +48,18 @@ pub(crate) fn map_ids(pid: u32, uid: Option<u32>) -> io::Result<()> {
 /// What this machine lacks of the jail, in words; empty when it is whole.
 pub fn lacks() -> Vec<String> {
     let mut lacks = cgroup::lacks();
-    if fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !maps_all(&map)) {
+    if !has_own_users() {
         lacks.push("workers have no users of their own: the daemon is not root of the whole machine".into());
     }
     if fs::read_to_string("/proc/sys/user/max_user_namespaces").is_ok_and(|max| max.trim() == "0") {
         lacks.push("no user namespaces: user.max_user_namespaces is 0; no worker can start".into());
     }
     lacks
+}
+
+/// Whether a worker can be given a user that is nobody's.
+pub fn has_own_users() -> bool {
+    fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| maps_all(&map))
 }
 
 /// Whether a process with this uid map and root's rights may be anybody (the initial user namespace).

@@ -12,7 +12,7 @@ use crate::cert::explain;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// No connection.
-    #[error("cannot reach {endpoint}: {source}; {hint}")]
+    #[error("cannot reach {endpoint}; {hint}")]
     Unreachable {
         /// Whom.
         endpoint: String,
@@ -48,7 +48,7 @@ pub enum ClientError {
         limit: Duration,
     },
     /// The connection ended before the answer did: what was asked for may have been done.
-    #[error("{endpoint} ended the connection before it had answered: {source}{hint}")]
+    #[error("{endpoint} ended the connection before it had answered{hint}")]
     Lost {
         /// Whom.
         endpoint: String,
@@ -58,7 +58,7 @@ pub enum ClientError {
         source: hyper::Error,
     },
     /// The answer is not what a roam host says.
-    #[error("{endpoint} does not speak as a roam host: {source}")]
+    #[error("{endpoint} does not speak as a roam host")]
     Protocol {
         /// Whom.
         endpoint: String,
@@ -66,7 +66,7 @@ pub enum ClientError {
         source: Box<dyn Error + Send + Sync>,
     },
     /// The file that was to be sent or written.
-    #[error("the module's file: {0}")]
+    #[error("the module's file cannot be read or written")]
     File(#[source] io::Error),
 }
 

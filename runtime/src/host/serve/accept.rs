@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -67,11 +67,10 @@ impl Connections {
     /// Until the daemon goes down; then lets what is under way finish within its limit.
     pub(super) async fn serve(self, doors: Doors<'_>) {
         let mut tasks = JoinSet::new();
-        let mut down = self.app.down.clone();
-        let mut is_down = pin!(down.wait_for(|&down| down));
+        let mut down = pin!(self.app.going_down());
         loop {
             tokio::select! {
-                _ = &mut is_down => break,
+                () = &mut down => break,
                 Some(_) = tasks.join_next() => {}
                 accepted = doors.socket.accept() => match accepted {
                     Ok(stream) => drop(tasks.spawn(self.clone().user(stream))),
@@ -151,23 +150,23 @@ impl Connections {
             Box::pin(self.router.clone().oneshot(request.map(Body::new)))
         });
         let connection = self.http.serve_connection(TokioIo::new(stream), service);
-        let stream = converse(connection, self.app.down.clone()).await;
+        let stream = converse(connection, self.app.going_down()).await;
         linger(stream, &self.app.limits).await;
     }
 }
 
 /// Runs a connection to its end, which comes early when the daemon goes down. Gives back the stream, not shut down.
-async fn converse<S, I>(mut connection: http1::Connection<TokioIo<I>, S>, mut down: watch::Receiver<bool>) -> I
+async fn converse<S, I>(mut connection: http1::Connection<TokioIo<I>, S>, down: impl Future<Output = ()>) -> I
 where
     S: HttpService<Incoming, ResBody = Body> + Unpin,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::Future: Unpin,
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut is_down = pin!(down.wait_for(|&down| down));
+    let mut down = pin!(down);
     let mut told = false;
     let ended = std::future::poll_fn(|cx| {
-        if !told && is_down.as_mut().poll(cx).is_ready() {
+        if !told && down.as_mut().poll(cx).is_ready() {
             told = true;
             Pin::new(&mut connection).graceful_shutdown();
         }

@@ -33,12 +33,12 @@ pub(super) async fn pass(State(app): State<App>, request: Request, next: Next) -
     };
     let (status, took) = (response.status().as_u16(), began.elapsed());
     app.metrics.answered(&route, &method, status, took);
-    let took_ms = took.as_secs_f64() * 1000.0;
+    let took_us = took.as_micros() as u64;
     span.in_scope(|| {
         if method == Method::GET && [routes::HEALTH, routes::METRICS].contains(&route.as_str()) {
-            tracing::debug!(route, status, took_ms, "answered");
+            tracing::debug!(route, status, took_us, "answered");
         } else {
-            tracing::info!(route, status, took_ms, "answered");
+            tracing::info!(route, status, took_us, "answered");
         }
     });
     response

@@ -28,7 +28,7 @@ pub enum ListenError {
     #[error("{}: a socket's path has at most {PATH_BYTES_MAX} bytes; choose a shorter --run-dir", .0.display())]
     Long(PathBuf),
     /// The socket.
-    #[error("cannot listen on {}: {source}", path.display())]
+    #[error("cannot listen on {}", path.display())]
     Socket {
         /// Where.
         path: PathBuf,
@@ -36,7 +36,7 @@ pub enum ListenError {
         source: io::Error,
     },
     /// TCP.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Tcp {
         /// Where.
         address: SocketAddr,

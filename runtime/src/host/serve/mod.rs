@@ -67,6 +67,14 @@ struct App {
     down: watch::Receiver<bool>,
 }
 
+impl App {
+    /// Ready once the daemon goes down, or its server was dropped.
+    fn going_down(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let mut down = self.down.clone();
+        async move { drop(down.wait_for(|&down| down).await) }
+    }
+}
+
 impl Server {
     /// Opens the doors; peers wait before them until [`Server::run`].
     pub async fn bind(listen: Listen, limits: Limits) -> Result<Self, ListenError> {

@@ -109,7 +109,7 @@ impl Collector for Scrape {
 
 impl Scrape {
     fn encode_host(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut family = encoder.encode_descriptor("roam_guests", "Guests by state", None, MetricType::Gauge)?;
+        let mut family = encoder.encode_descriptor("roam_guests", "Guests by state.", None, MetricType::Gauge)?;
         for (state, label) in STATES {
             let count = self.guests.iter().filter(|guest| guest.view.state == state).count();
             family.encode_family(&[("state", label)])?.encode_gauge(&(count as u64))?;
@@ -119,13 +119,13 @@ impl Scrape {
 
     /// What the daemon knows without asking the guest.
     fn encode_views(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "1 for a guest that runs and answers";
+        let help = "1 for a guest that runs and answers.";
         let mut family = encoder.encode_descriptor("roam_guest_up", help, None, MetricType::Gauge)?;
         for guest in &self.guests {
             let up = u64::from(guest.stats.is_some());
             family.encode_family(&guest.label)?.encode_gauge(&up)?;
         }
-        let help = "1 for the state a guest is in";
+        let help = "1 for the state a guest is in.";
         let mut family = encoder.encode_descriptor("roam_guest_state", help, None, MetricType::Gauge)?;
         for guest in &self.guests {
             for (state, label) in STATES {
@@ -133,7 +133,7 @@ impl Scrape {
                 family.encode_family(&labels)?.encode_gauge(&u64::from(guest.view.state == state))?;
             }
         }
-        let help = "Times a guest was started again without an operator's doing";
+        let help = "Times a guest was started again without an operator's doing.";
         let mut family = encoder.encode_descriptor("roam_guest_restarts", help, None, MetricType::Counter)?;
         for guest in &self.guests {
             family.encode_family(&guest.label)?.encode_counter::<NoLabelSet, _, f64>(&guest.view.restarts, None)?;
@@ -143,7 +143,8 @@ impl Scrape {
 
     fn encode_counted(&self, encoder: &mut DescriptorEncoder<'_>, counted: &Counted, kind: MetricType) -> fmt::Result {
         let name = format!("roam_guest_{}", counted.name);
-        let mut family = encoder.encode_descriptor(&name, counted.help, counted.unit.as_ref(), kind)?;
+        let mut family =
+            encoder.encode_descriptor(&name, &format!("{}.", counted.help), counted.unit.as_ref(), kind)?;
         for (guest, stats) in self.running() {
             let (value, mut metric) = ((counted.value)(stats), family.encode_family(&guest.label)?);
             match kind {
@@ -155,7 +156,7 @@ impl Scrape {
     }
 
     fn encode_poll_times(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let (help, unit) = ("How long polls took", Some(&Unit::Seconds));
+        let (help, unit) = ("How long polls took.", Some(&Unit::Seconds));
         let mut family = encoder.encode_descriptor("roam_guest_poll_time", help, unit, MetricType::Histogram)?;
         for (guest, stats) in self.running() {
             let (sum, count, buckets) = histogram(&stats.poll_times);
@@ -165,7 +166,7 @@ impl Scrape {
     }
 
     fn encode_netstack(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "The netstack's own counters, by name";
+        let help = "The netstack's own counters, by name.";
         let mut family = encoder.encode_descriptor("roam_guest_netstack", help, None, MetricType::Counter)?;
         for (guest, stats) in self.running() {
             let counters: &BTreeMap<String, u64> = &stats.netstack;

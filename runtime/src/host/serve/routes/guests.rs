@@ -212,14 +212,8 @@ pub(super) async fn logs(
 ) -> Result<Response, Refusal> {
     let query = LogQuery { follow: lines.follow, tail: lines.tail };
     let entries = app.host.logs(&name, query).await?;
-    let mut down = app.down.clone();
     // A follower must not keep the daemon from going down. The body ends whole: what was sent is what there was.
-    let going_down = async move {
-        if down.wait_for(|&down| down).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    let pieces = entries.take_until(Box::pin(going_down)).ready_chunks(LINES_AT_ONCE).map(piece);
+    let pieces = entries.take_until(Box::pin(app.going_down())).ready_chunks(LINES_AT_ONCE).map(piece);
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(pieces)).into_response())
 }
 

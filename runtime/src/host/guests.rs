@@ -1,0 +1,180 @@
+//! The guests of a host by name, those on their way included.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::HostError;
+use super::addresses::{Neighbour, place};
+use super::record::{GuestId, Record};
+use super::shared::{Shared, now_ms};
+use super::supervisor::{Supervised, network_config};
+use crate::api::{GuestName, GuestSpec};
+use crate::engine::ModuleHash;
+
+/// Most guests of a host: their ids' uids must differ, and each is a process.
+const GUESTS_MAX: usize = 4096;
+
+/// Who is where. The lock is never held across a wait.
+#[derive(Default)]
+pub(super) struct Guests {
+    slots: Mutex<Slots>,
+}
+
+#[derive(Default)]
+struct Slots {
+    by_name: BTreeMap<GuestName, Slot>,
+    closed: bool,
+}
+
+enum Slot {
+    /// Being created: name, addresses and module are taken, but there is nothing to see yet.
+    Reserved(Box<Record>),
+    Here(Supervised),
+}
+
+/// A name and a place that nobody else gets meanwhile. Dropped, they are free again.
+pub(super) struct Reservation {
+    guests: Arc<Guests>,
+    pub(super) record: Record,
+}
+
+impl Guests {
+    pub(super) fn all(&self) -> Vec<Supervised> {
+        self.lock().by_name.values().filter_map(Slot::here).cloned().collect()
+    }
+
+    pub(super) fn find(&self, name: &GuestName) -> Result<Supervised, HostError> {
+        let slots = self.lock();
+        let here = slots.by_name.get(name).and_then(Slot::here);
+        here.cloned().ok_or_else(|| HostError::NoGuest(name.clone()))
+    }
+
+    /// Takes one in that is supervised.
+    pub(super) fn insert(&self, name: GuestName, guest: Supervised) {
+        let mut slots = self.lock();
+        // Closed meanwhile: its task ends and leaves the worker to the next daemon.
+        if !slots.closed {
+            slots.by_name.insert(name, Slot::Here(guest));
+        }
+    }
+
+    pub(super) fn remove(&self, name: &GuestName, id: GuestId) {
+        let mut slots = self.lock();
+        if slots.by_name.get(name).and_then(Slot::here).is_some_and(|guest| guest.id == id) {
+            slots.by_name.remove(name);
+        }
+    }
+
+    /// Who uses a module, by name.
+    pub(super) fn users(&self, digest: ModuleHash) -> Vec<GuestName> {
+        self.lock().users(digest)
+    }
+
+    /// Does `remove` if nobody uses the module, and nobody begins to meanwhile.
+    pub(super) fn if_unused(
+        &self,
+        digest: ModuleHash,
+        remove: impl FnOnce() -> Result<(), HostError>,
+    ) -> Result<(), HostError> {
+        let slots = self.lock();
+        match slots.users(digest) {
+            guests if guests.is_empty() => remove(),
+            guests => Err(HostError::ModuleInUse { digest, guests }),
+        }
+    }
+
+    /// Reserves name, addresses and module of a guest.
+    pub(super) fn reserve(self: &Arc<Self>, shared: &Shared, spec: GuestSpec) -> Result<Reservation, HostError> {
+        spec.check()?;
+        let mut slots = self.lock();
+        if slots.closed {
+            return Err(HostError::Closing);
+        }
+        if slots.by_name.len() >= GUESTS_MAX {
+            return Err(HostError::TooManyGuests(GUESTS_MAX));
+        }
+        let id = slots.new_id(shared)?;
+        let looks: Vec<_> = slots.by_name.values().map(Slot::look).collect();
+        let neighbours: Vec<_> = looks.iter().map(|(name, network)| Neighbour { name, network }).collect();
+        let network = place(&spec, id, (shared.config.pool4, shared.config.pool6), &neighbours)?;
+        network_config(&spec, &network).check()?;
+        shared.modules.size(spec.module)?;
+        let record = Record::new(id, spec, network, now_ms());
+        slots.by_name.insert(record.spec.name.clone(), Slot::Reserved(Box::new(record.clone())));
+        drop(slots);
+        Ok(Reservation { guests: self.clone(), record })
+    }
+
+    /// Lets go of all; no more are taken in.
+    pub(super) fn close(&self) -> Vec<Supervised> {
+        let mut slots = self.lock();
+        slots.closed = true;
+        let all = std::mem::take(&mut slots.by_name);
+        all.into_values().filter_map(|slot| slot.here().cloned()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slots> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        // Deleted by somebody who did not wait for it.
+        slots.by_name.retain(|_, slot| slot.here().is_none_or(|guest| !guest.is_over()));
+        slots
+    }
+}
+
+impl Slots {
+    fn users(&self, digest: ModuleHash) -> Vec<GuestName> {
+        let uses = |slot: &Slot| match slot {
+            Slot::Reserved(record) => record.spec.module == digest,
+            Slot::Here(guest) => guest.spec(|spec| spec.module == digest),
+        };
+        self.by_name.iter().filter(|(_, slot)| uses(slot)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// One whose uid and device are nobody else's.
+    fn new_id(&self, shared: &Shared) -> Result<GuestId, HostError> {
+        loop {
+            let random = shared.random().map_err(HostError::io("drawing an id"))?;
+            let id = GuestId::new(u64::from_le_bytes(random));
+            let same = |other: GuestId| other.uid() == id.uid() || other.tap() == id.tap();
+            if !self.by_name.values().any(|slot| same(slot.id())) {
+                return Ok(id);
+            }
+        }
+    }
+}
+
+impl Slot {
+    fn here(&self) -> Option<&Supervised> {
+        match self {
+            Self::Reserved(_) => None,
+            Self::Here(guest) => Some(guest),
+        }
+    }
+
+    fn id(&self) -> GuestId {
+        match self {
+            Self::Reserved(record) => record.id,
+            Self::Here(guest) => guest.id,
+        }
+    }
+
+    fn look(&self) -> (GuestName, crate::api::NetworkView) {
+        match self {
+            Self::Reserved(record) => (record.spec.name.clone(), record.network.clone()),
+            Self::Here(guest) => {
+                let view = guest.view();
+                (view.spec.name, view.network)
+            }
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut slots = self.guests.lock();
+        let name = &self.record.spec.name;
+        if matches!(slots.by_name.get(name), Some(Slot::Reserved(record)) if record.id == self.record.id) {
+            slots.by_name.remove(name);
+        }
+    }
+}

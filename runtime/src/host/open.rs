@@ -1,0 +1,156 @@
+//! Opening a host: what the last daemon, or the last boot, left behind is taken up, made up for, or cleared away.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::device::Links;
+use super::error::in_full;
+use super::guests::Guests;
+use super::layout::{self, Layout};
+use super::modules::{Compiler, Modules};
+use super::record::{GuestId, Record, Standing};
+use super::registry::Registry;
+use super::shared::Shared;
+use super::supervisor::{Begin, Found, Supervised, clear, end_stranger, find};
+use super::{HostConfig, OpenError};
+use crate::jail;
+use crate::worker::become_subreaper;
+
+/// Guests looked for at once.
+const LOOKS_MAX: usize = 64;
+/// What tells one boot of the machine from the next, random(4).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Opens everything but the guests.
+pub(super) async fn shared(config: HostConfig) -> Result<Arc<Shared>, OpenError> {
+    let unusable = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| OpenError::Directory { path, source }
+    };
+    let layout = Layout::make(&config.state_dir, &config.run_dir).map_err(unusable(&config.state_dir))?;
+    let lock = lock(&layout).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => OpenError::Taken(config.state_dir.clone()),
+        _ => unusable(&config.state_dir)(error),
+    })?;
+    become_subreaper().map_err(|source| OpenError::System { doing: "becoming the reaper of workers", source })?;
+    let registry = Arc::new(Registry::open(layout.clone())?);
+    let links = Links::open(config.bridge.clone())?;
+    let group = group(&config, &layout);
+    let own_uids = jail::has_own_users();
+    let compiler = Compiler { program: config.worker_program.clone(), group: group.clone(), own_uid: own_uids };
+    let modules = Modules::open(layout.clone(), compiler).await.map_err(|error| OpenError::Modules(Box::new(error)))?;
+    Ok(Arc::new(Shared { config, layout, registry, modules, links, group, own_uids, lock: Mutex::new(Some(lock)) }))
+}
+
+/// Takes up the guests on record, and clears away what is on none.
+pub(super) async fn guests(shared: &Arc<Shared>) -> Result<Guests, OpenError> {
+    let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
+    let path = shared.layout.boot();
+    let rebooted = fs::read_to_string(&path).is_ok_and(|last| last != boot);
+    let records = shared.registry.records();
+    let guests = Guests::default();
+    let taken = stream::iter(records.iter().cloned())
+        .map(|record| take_up(shared, record, rebooted))
+        .buffer_unordered(LOOKS_MAX);
+    let taken: Vec<_> = taken.collect().await;
+    for (name, guest) in taken.into_iter().flatten() {
+        guests.insert(name, guest);
+    }
+    sweep(shared, &records).await;
+    layout::write_whole(&path, boot.as_bytes()).map_err(|source| OpenError::Directory { path, source })?;
+    Ok(guests)
+}
+
+/// Takes up one guest, or finishes deleting it.
+async fn take_up(shared: &Arc<Shared>, record: Record, rebooted: bool) -> Option<(crate::api::GuestName, Supervised)> {
+    let found = match find(&shared.layout, record.id).await {
+        Found::Stranger(process) => {
+            end_stranger(&process).await;
+            Found::Nobody
+        }
+        found => found,
+    };
+    let name = record.spec.name.clone();
+    let mut answers = true;
+    let begin = match (record.standing, found) {
+        (Standing::Deleted, found) => {
+            finish_deleting(shared, record.id, found).await;
+            return None;
+        }
+        (_, Found::Worker { worker, answers: answered }) => {
+            tracing::info!(guest = %name, pid = worker.pid(), "found serving");
+            answers = answered;
+            Begin::Serving(Arc::new(worker))
+        }
+        (Standing::Run, _) => Begin::Ended { rebooted },
+        (Standing::Again, _) => Begin::Start,
+        _ => {
+            clear(shared, record.id).await;
+            Begin::Rest
+        }
+    };
+    let pid = if let Begin::Serving(worker) = &begin { worker.pid() } else { 0 };
+    let guest = Supervised::begin(shared.clone(), record, begin);
+    if !answers {
+        guest.note_answer(pid, false);
+    }
+    Some((name, guest))
+}
+
+async fn finish_deleting(shared: &Shared, id: GuestId, found: Found) {
+    if let Found::Worker { worker, .. } = found {
+        worker.end().await;
+    }
+    clear(shared, id).await;
+    if let Err(error) = shared.forget(id).await {
+        tracing::error!(guest = %id, error = in_full(&error), "a deleted guest stays on record");
+    }
+}
+
+/// Ends workers and removes files and groups that no record knows.
+async fn sweep(shared: &Shared, records: &[Record]) {
+    let known = |name: &str| records.iter().any(|record| record.id.to_string() == name);
+    for dir in [shared.layout.running(), shared.layout.guests()] {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if known(&name) {
+                continue;
+            }
+            if let Ok(id) = name.parse() {
+                match find(&shared.layout, id).await {
+                    Found::Worker { worker, .. } => worker.end().await,
+                    Found::Stranger(process) => end_stranger(&process).await,
+                    Found::Nobody => {}
+                }
+            }
+            tracing::warn!(path = %entry.path().display(), "no record knows this; it is removed");
+            if let Err(error) = layout::remove(&entry.path()) {
+                tracing::error!(path = %entry.path().display(), %error, "it cannot be removed");
+            }
+        }
+    }
+    let ids: Vec<_> = records.iter().map(|record| record.id.to_string()).collect();
+    jail::sweep(&shared.group, &ids.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+fn lock(layout: &Layout) -> io::Result<Flock<File>> {
+    let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(layout.lock())?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => io::ErrorKind::WouldBlock.into(),
+        errno => errno.into(),
+    })
+}
+
+/// Two hosts of one name on a machine, in two labs say, have two state directories.
+fn group(config: &HostConfig, layout: &Layout) -> String {
+    let digest = blake3::hash(layout.state().as_os_str().as_encoded_bytes()).to_hex();
+    format!("{}-{}", config.name, &digest[..8])
+}
