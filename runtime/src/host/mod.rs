@@ -105,6 +105,9 @@ impl Host {
         if tokio::time::timeout(CLOSE_LIMIT, all).await.is_err() {
             tracing::warn!("some guests are still being started or stopped");
         }
+        // The groups' parent goes when no worker is left.
+        let ids: Vec<_> = self.inner.shared.registry.records().iter().map(|record| record.id.to_string()).collect();
+        crate::jail::sweep(&self.inner.shared.group, &ids.iter().map(String::as_str).collect::<Vec<_>>());
         self.inner.shared.close();
     }
 

@@ -119,7 +119,7 @@ const TABLE: &[Call] = &[
     // Frames.
     call(libc::SYS_readv, DATAPATH, Always),
     call(libc::SYS_writev, DATAPATH | COMPILE, Always),             // and the message of a panic
-    call(libc::SYS_ppoll, DATAPATH | CONTROL, Always),
+    call(libc::SYS_ppoll, DATAPATH | CONTROL | COMPILE, Always),
     // Threads waiting for each other, and eventfds, which they wake each other by.
     call(libc::SYS_futex, ALL, Always),
     call(libc::SYS_read, DATAPATH | CONTROL | COMPILE, Always),     // and the module to compile
@@ -134,7 +134,7 @@ const TABLE: &[Call] = &[
     // The daemon: the first answer, then requests on the control socket.
     call(libc::SYS_listen, DATAPATH, Always),
     call(libc::SYS_sendto, ALL, Always),
-    call(libc::SYS_recvfrom, CONTROL, Always),
+    call(libc::SYS_recvfrom, CONTROL | COMPILE, Always),
     call(libc::SYS_accept4, CONTROL, Always),
     call(libc::SYS_close, ALL, Always),
     // Memory, never executable: linear memories that grow, the allocator.

@@ -22,6 +22,7 @@ pub(super) fn compile(guest: bool, files: Vec<OwnedFd>, daemon: &Daemon) -> Resu
     let [source, artifact] =
         files.try_into().map_err(|_others| LaunchError::Jail("2 descriptors go with it".into()))?;
     let late = daemon.stream().try_clone().map_err(|error| jail(&error))?;
+    let watcher = daemon.watcher().map_err(|error| jail(&error))?;
     lock(Role::Compile).map_err(|error| jail(&error))?;
     let time_is_up = SigSet::from(Signal::SIGXCPU);
     time_is_up.thread_block().map_err(|error| jail(&error))?;
@@ -31,6 +32,12 @@ pub(super) fn compile(guest: bool, files: Vec<OwnedFd>, daemon: &Daemon) -> Resu
         }
     };
     thread::Builder::new().name("limit".into()).spawn(watch).map_err(|error| jail(&error))?;
+    // A daemon that has gone wants no module.
+    let leave = move || {
+        watcher.wait_until_gone();
+        std::process::exit(1);
+    };
+    thread::Builder::new().name("daemon".into()).spawn(leave).map_err(|error| jail(&error))?;
     let compiled = read(source).and_then(|bytes| compiled(&bytes, guest))?;
     File::from(artifact)
         .write_all(&compiled)

@@ -74,7 +74,13 @@ impl Control {
         };
         let near = Near::open(path).map_err(failed)?;
         let connecting = timeout(limit, UnixStream::connect(near.path()));
-        let stream = connecting.await.map_err(|_elapsed| ControlError::TimedOut(limit))?.map_err(failed)?;
+        let stream = match connecting.await {
+            Ok(Ok(stream)) => stream,
+            // It has not taken any connection for a long time: its line is full.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return Err(ControlError::TimedOut(limit)),
+            Ok(Err(error)) => return Err(failed(error)),
+            Err(_elapsed) => return Err(ControlError::TimedOut(limit)),
+        };
         let pid = stream.peer_cred().map_err(failed)?.pid().and_then(|pid| u32::try_from(pid).ok());
         // A process outside our pid namespace has no number here; it would be 0.
         let pid = pid.filter(|pid| *pid != 0).ok_or_else(|| failed(Errno::ESRCH.into()))?;
@@ -153,5 +159,64 @@ impl Near {
 
     fn path(&self) -> PathBuf {
         Path::new("/proc/self/fd").join(self.directory.as_raw_fd().to_string()).join(&self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    /// A worker that answers anything with these bytes, and then holds the line.
+    async fn asked(answer: &[u8], name: &str) -> ControlError {
+        let long = "x".repeat(100);
+        let directory = std::env::temp_dir().join(format!("roam-control-{name}-{}", std::process::id())).join(long);
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("control.sock");
+        let listener = bind(&path).unwrap();
+        let early = Control::connect(&path, LIMIT).await.unwrap_err();
+        assert!(matches!(early, ControlError::NotThere { .. }), "nobody listens yet: {early}");
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(1).unwrap()).unwrap();
+        let listener = UnixListener::from(listener);
+        listener.set_nonblocking(false).unwrap();
+        let answer = answer.to_vec();
+        let worker = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0; 5]).unwrap();
+            stream.write_all(&answer).unwrap();
+            let _ = stream.read(&mut [0]);
+        });
+        let mut control = Control::connect(&path, LIMIT).await.unwrap();
+        assert_eq!(control.pid(), std::process::id());
+        let error = control.stats(Duration::from_millis(200)).await.unwrap_err();
+        assert!(matches!(control.stats(LIMIT).await, Err(ControlError::Spent)));
+        drop(control);
+        worker.join().unwrap();
+        std::fs::remove_dir_all(directory.parent().unwrap()).unwrap();
+        error
+    }
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn whatever_a_worker_answers_is_an_error_or_an_answer() {
+        let silent = asked(b"", "silent").await;
+        assert!(matches!(silent, ControlError::TimedOut(_)), "{silent}");
+        let half = asked(&[5, 0, 0, 0, 2], "half").await;
+        assert!(matches!(half, ControlError::TimedOut(_)), "{half}");
+        let endless = asked(&[0xFF; 4096], "endless").await;
+        assert!(matches!(endless, ControlError::Frame(FrameError::TooLong { .. })), "{endless}");
+        let garbage = asked(&[3, 0, 0, 0, 9, 9, 9], "garbage").await;
+        assert!(matches!(garbage, ControlError::Frame(FrameError::Decode(_))), "{garbage}");
+        let other = asked(&frame::encode(&Reply::Stopping).unwrap(), "other").await;
+        assert!(matches!(other, ControlError::Unexpected), "{other}");
+    }
+
+    #[tokio::test]
+    async fn where_no_worker_is_is_told_apart() {
+        let missing = Control::connect(Path::new("/nonexistent/control.sock"), LIMIT).await.unwrap_err();
+        assert!(matches!(missing, ControlError::NotThere { .. }), "{missing}");
     }
 }

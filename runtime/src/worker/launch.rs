@@ -40,6 +40,7 @@ pub struct Launch {
 }
 
 /// What a worker does.
+#[expect(clippy::large_enum_variant, reason = "there is one of it a process")]
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Task {
     /// Run a guest until it ends or is stopped.

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{MsgFlags, recv};
 use nix::unistd::dup2_stdin;
 
@@ -78,6 +79,13 @@ impl Daemon {
 pub(super) struct Watcher(OwnedFd);
 
 impl Watcher {
+    /// Returns when it has.
+    pub(super) fn wait_until_gone(&self) {
+        while !self.is_gone() {
+            let _ = ppoll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLIN)], None, None);
+        }
+    }
+
     /// Whether the daemon has gone, or has given this worker up: it has nothing to say any more.
     pub(super) fn is_gone(&self) -> bool {
         let read = recv(self.0.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT);

@@ -124,7 +124,6 @@ impl Started {
         let mut command = Command::new(spawn.program);
         command.arg("worker").env_clear().stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(stderr);
         let program_failed = |source| SpawnError::Program { program: spawn.program.into(), source };
-        #[expect(clippy::zombie_processes, reason = "reaped through its descriptor")]
         let child = command.spawn().map_err(program_failed)?;
         let starter = WorkerProcess::open(child.id()).map_err(io_error("taking hold of the worker's process"))?;
         Ok(Self { stream: Some(stream), starter: Some(starter), worker: None })

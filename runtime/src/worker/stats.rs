@@ -25,7 +25,7 @@ pub(super) fn stats(guest: &mut Guest, edge: &EdgeCounters, log: &Log, since: In
         rx_bytes: edge.rx_bytes,
         tx_frames: edge.tx_frames,
         tx_bytes: edge.tx_bytes,
-        rx_dropped: edge.rx_checksum_errors + u64::from(guest.rx().dropped()),
+        rx_dropped: edge.rx_checksum_errors + guest.rx().dropped(),
         tx_dropped: edge.tx_dropped,
         log_lines_dropped: log.lines_dropped(),
         netstack: counters.iter().map(|(name, value)| (name.to_owned(), value)).collect(),

@@ -141,7 +141,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     /// Readers see each line once and in order: one that keeps up sees all; one that is slow misses only what was
     /// overwritten; a new one sees a whole end of the log.
@@ -159,7 +159,7 @@ proptest! {
                     log.write(&line(written, bytes));
                 }
                 Event::TornLine { bytes, kept } => {
-                    let before: Vec<_> = scratch.files().iter().map(|file| sequence(file)).collect();
+                    let before: Vec<_> = scratch.files().iter().map(sequence).collect();
                     let start = scratch.files()[0].metadata().unwrap().len();
                     log.write(&line(written + 1, bytes));
                     let [newer, _] = scratch.files();
@@ -173,8 +173,11 @@ proptest! {
                 }
                 Event::TornHeader { kept } => {
                     let [newer, older] = scratch.files();
-                    older.set_len(0).unwrap();
-                    older.write_at(&header(sequence(&newer).unwrap() + 1).as_bytes()[..kept], 0).unwrap();
+                    // A half without a line is not changed over from.
+                    if newer.metadata().unwrap().len() > HEADER_BYTES as u64 {
+                        older.set_len(0).unwrap();
+                        older.write_at(&header(sequence(&newer).unwrap() + 1).as_bytes()[..kept], 0).unwrap();
+                    }
                     log = scratch.log(half_bytes);
                 }
                 Event::Restart => log = scratch.log(half_bytes),
@@ -188,7 +191,7 @@ proptest! {
         let kept = scratch.read(None);
         prop_assert_eq!(&kept, &(written + 1 - kept.len() as u64..=written).collect::<Vec<_>>());
         prop_assert!(seen_slowly.ends_with(&kept), "{:?} {:?}", seen_slowly, kept);
-        prop_assert!(kept.len() as u64 == written.min(kept.len() as u64) && (written == 0 || !kept.is_empty()));
+        prop_assert!(written == 0 || !kept.is_empty());
         for tail in 0..kept.len() + 1 {
             prop_assert_eq!(&scratch.read(Some(tail as u64)), &kept[kept.len() - tail..]);
         }
