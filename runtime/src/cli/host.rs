@@ -92,7 +92,6 @@ struct Plan {
 
 impl Settings {
     /// These, and where they say nothing, those beneath.
-    #[allow(dead_code, reason = "the configuration file goes beneath flags and environment")]
     pub(super) fn over(self, beneath: Self) -> Self {
         Self {
             name: self.name.or(beneath.name),
@@ -111,6 +110,11 @@ impl Settings {
             ephemeral: self.ephemeral || beneath.ephemeral,
             log_size: self.log_size.or(beneath.log_size),
         }
+    }
+
+    /// Where its sockets are, if that was said.
+    pub(super) fn run_dir(&self) -> Option<PathBuf> {
+        self.run_dir.clone()
     }
 
     fn check(self) -> Result<Plan> {

@@ -1,18 +1,60 @@
 //! The command line: one file per command. Each parses raw flags, checks them once, and runs.
 //!
-//! Exit codes: 0 success, 1 it ran and failed (or found what it looks for, see the command), 2 usage.
+//! A command's files: `COMMAND.rs`; what several share is in `target` (which host), `wanted` (what a guest is to be),
+//! `several` and `fleet` (many guests, many hosts), `print`, `units` and `config`.
+//!
+//! Exit codes, each command's in its `--help`:
+//!
+//! | code | what |
+//! | --- | --- |
+//! | 0 | done |
+//! | 1 | it ran and failed, or found what it looks for, see the command |
+//! | 2 | usage: flags, environment or a file of settings make no sense |
+//! | 3 | a host cannot be reached |
+//! | 4 | there is no such guest, module, host or lab |
+//! | 5 | the host refused: a name is taken, a guest in the wrong state, no right |
+//! | 101, 124 | `run`: the guest panicked or trapped, overran its budget; else the guest's own |
+//! | 130, 143 | interrupted |
+//!
+//! Nobody reading our output is no failure, and neither is ending by Ctrl-C what goes on until then (`logs --follow`,
+//! `stats --watch`).
 
 mod cert;
+mod completions;
+mod config;
 mod demo;
+mod deploy;
+mod exit;
+mod fleet;
 mod host;
+mod inspect;
+mod lab;
 mod load;
+mod logs;
+mod man;
+mod manifest;
+mod modules;
+mod print;
+mod ps;
+mod rm;
 mod run;
+mod several;
+mod start;
+mod stats;
+mod stop;
+mod target;
 mod units;
+mod wanted;
 mod worker;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use serde::Deserialize;
+
+use config::Config;
 
 /// Runs network servers as sandboxed WebAssembly guests with their own TCP/IP stack.
 #[derive(Debug, Parser)]
@@ -20,15 +62,19 @@ use clap::{Parser, Subcommand};
 struct Arguments {
     #[command(subcommand)]
     command: Command,
-    /// What to log on standard error, for example `info` or `roam_runtime=debug`.
-    #[arg(long, global = true, env = "ROAM_LOG", default_value = "info", value_name = "FILTER")]
-    log: String,
-    /// How log lines look: for people, or one JSON object each.
-    #[arg(long, global = true, env = "ROAM_LOG_FORMAT", default_value = "human", value_name = "FORMAT")]
-    log_format: LogFormat,
+    /// A file of settings [default: ~/.config/roam/config.toml, else /etc/roam/config.toml].
+    #[arg(long, global = true, env = "ROAM_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What to log on standard error, for example `info` or `roam_runtime=debug` [default: info].
+    #[arg(long, global = true, env = "ROAM_LOG", value_name = "FILTER")]
+    log: Option<String>,
+    /// How log lines look: for people, or one JSON object each [default: human].
+    #[arg(long, global = true, env = "ROAM_LOG_FORMAT", value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 enum LogFormat {
     Human,
     Json,
@@ -37,43 +83,78 @@ enum LogFormat {
 #[derive(Debug, Subcommand)]
 enum Command {
     Cert(cert::Arguments),
+    Completions(completions::Arguments),
     Demo(demo::Arguments),
-    Host(host::Settings),
+    Deploy(Box<deploy::Arguments>),
+    Host(Box<host::Settings>),
+    Inspect(inspect::Arguments),
+    Lab(lab::Arguments),
     Load(load::Arguments),
+    Logs(logs::Arguments),
+    Man(man::Arguments),
+    Modules(modules::Arguments),
+    Ps(ps::Arguments),
+    Rm(rm::Arguments),
     Run(run::Arguments),
+    Start(start::Arguments),
+    Stats(stats::Arguments),
+    Stop(stop::Arguments),
     #[command(hide = true)]
     Worker(worker::Arguments),
 }
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let filter = match tracing_subscriber::EnvFilter::try_new(&arguments.log) {
-        Ok(filter) => filter,
-        Err(error) => {
-            eprintln!("roam: --log {}: {error}", arguments.log);
-            return ExitCode::from(2);
-        }
+    run_command(Arguments::parse()).unwrap_or_else(|error| exit::report(&error))
+}
+
+fn run_command(arguments: Arguments) -> Result<ExitCode> {
+    // A worker is told everything by its daemon, and reads no files.
+    let config = match arguments.command {
+        Command::Worker(_) => Config::default(),
+        _ => Config::load(arguments.config.as_deref())?,
     };
+    start_log(arguments.log.as_deref(), arguments.log_format, &config)?;
+    match arguments.command {
+        Command::Cert(arguments) => cert::run(arguments),
+        Command::Completions(arguments) => completions::run(arguments),
+        Command::Demo(arguments) => demo::run(arguments),
+        Command::Deploy(arguments) => deploy::run(*arguments, &config),
+        Command::Host(settings) => host::run(settings.over(config.host)),
+        Command::Inspect(arguments) => inspect::run(arguments, &config),
+        Command::Lab(arguments) => lab::run(arguments),
+        Command::Load(arguments) => load::run(arguments),
+        Command::Logs(arguments) => logs::run(arguments, &config),
+        Command::Man(arguments) => man::run(arguments),
+        Command::Modules(arguments) => modules::run(arguments, &config),
+        Command::Ps(arguments) => ps::run(arguments, &config),
+        Command::Rm(arguments) => rm::run(arguments, &config),
+        Command::Run(arguments) => run::run(arguments),
+        Command::Start(arguments) => start::run(arguments, &config),
+        Command::Stats(arguments) => stats::run(arguments, &config),
+        Command::Stop(arguments) => stop::run(arguments, &config),
+        Command::Worker(arguments) => worker::run(arguments),
+    }
+}
+
+fn start_log(filter: Option<&str>, format: Option<LogFormat>, config: &Config) -> Result<()> {
+    let filter = filter.or(config.log.as_deref()).unwrap_or("info");
+    let parsed = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|error| exit::Usage(format!("--log {filter}: {error}")))?;
     let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(parsed)
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-    match arguments.log_format {
+    match format.or(config.log_format).unwrap_or(LogFormat::Human) {
         LogFormat::Human => log.init(),
         LogFormat::Json => log.json().init(),
     }
-    let result = match arguments.command {
-        Command::Cert(arguments) => cert::run(arguments),
-        Command::Demo(arguments) => demo::run(arguments),
-        Command::Host(settings) => host::run(settings),
-        Command::Load(arguments) => load::run(arguments),
-        Command::Run(arguments) => run::run(arguments),
-        Command::Worker(arguments) => worker::run(arguments),
-    };
-    result.unwrap_or_else(|error| {
-        eprintln!("roam: {error:#}");
-        ExitCode::FAILURE
-    })
+    Ok(())
+}
+
+/// Runs the part of a command that speaks to hosts.
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("no runtime to wait with")?.block_on(work)
 }
