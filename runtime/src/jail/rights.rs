@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::JailError;
 use super::cgroup::COMPILE_BYTES_MAX;
@@ -67,7 +67,11 @@ impl Rights {
     }
 
     fn limit(&self) -> Result<(), Errno> {
-        let both = |resource, value| setrlimit(resource, value, value);
+        // Whoever started the daemon may have left less.
+        let both = |resource, value: u64| {
+            let value = value.min(getrlimit(resource)?.1);
+            setrlimit(resource, value, value)
+        };
         both(Resource::RLIMIT_CORE, 0)?;
         both(Resource::RLIMIT_MEMLOCK, 0)?;
         both(Resource::RLIMIT_MSGQUEUE, 0)?;
@@ -82,7 +86,8 @@ impl Rights {
         }
         if let Some(seconds) = self.cpu_s_max {
             // SIGXCPU first, so that it can say why it ends.
-            setrlimit(Resource::RLIMIT_CPU, seconds, seconds + 2)?;
+            let hard = getrlimit(Resource::RLIMIT_CPU)?.1.min(seconds + 2);
+            setrlimit(Resource::RLIMIT_CPU, seconds.min(hard), hard)?;
         }
         Ok(())
     }
