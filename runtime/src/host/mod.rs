@@ -231,7 +231,7 @@ impl Host {
         }
         match nix::sys::statvfs::statvfs(shared.layout.state()) {
             Ok(disk) => {
-                let free = u64::from(disk.blocks_available()) * u64::from(disk.fragment_size());
+                let free = disk.blocks_available().saturating_mul(disk.fragment_size());
                 if free < FREE_BYTES_MIN {
                     problems.push(format!("the disk is nearly full: {free} bytes are free"));
                 }
