@@ -202,7 +202,7 @@ impl State {
             return Err(RegistryError::Closed);
         }
         if self.store.is_none() {
-            let store = match Store::open(path) {
+            let mut store = match Store::open(path) {
                 Err(error) if error.is_damage() => {
                     set_aside(path, &error)?;
                     Store::open(path)?

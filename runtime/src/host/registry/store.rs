@@ -68,13 +68,12 @@ impl Store {
     /// Makes the change; it is on disk when this returns.
     pub(super) fn change(&mut self, change: &Change<'_>) -> Result<(), RegistryError> {
         self.check_file()?;
-        self.change_all(std::slice::from_ref(change))?;
-        self.measure()
+        self.change_all(std::slice::from_ref(change))
     }
 
-    /// Makes all of them, or none.
-    pub(super) fn change_all(&self, changes: &[Change<'_>]) -> Result<(), RegistryError> {
-        guarded(&self.path, || {
+    /// Makes all of them, or none. A commit may make the file larger or smaller.
+    pub(super) fn change_all(&mut self, changes: &[Change<'_>]) -> Result<(), RegistryError> {
+        let changed = guarded(&self.path, || {
             let transaction = self.database.begin_write()?;
             {
                 let mut table = transaction.open_table(GUESTS)?;
@@ -91,10 +90,11 @@ impl Store {
             }
             transaction.commit()?;
             Ok(())
-        })
+        });
+        changed.and_then(|()| self.measure())
     }
 
-    fn initialise(&self) -> Result<(), RegistryError> {
+    fn initialise(&mut self) -> Result<(), RegistryError> {
         let format = guarded(&self.path, || {
             let transaction = self.database.begin_read()?;
             match transaction.open_table(META) {
