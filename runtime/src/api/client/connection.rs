@@ -12,6 +12,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 use super::{CONNECT_LIMIT, ClientError, Endpoint};
@@ -25,6 +26,7 @@ const KEPT_MAX: usize = 8;
 /// An open connection.
 pub(super) struct Kept {
     sender: SendRequest<Body>,
+    driver: JoinHandle<Result<(), hyper::Error>>,
     used: bool,
 }
 
@@ -60,9 +62,9 @@ impl Kept {
     ) -> Result<Self, ClientError> {
         let (sender, connection) =
             handshake(TokioIo::new(stream)).await.map_err(|error| endpoint.lost_at_once(error))?;
-        // Ends with the sender and the last answer. Its errors come back with the request they belong to.
-        tokio::spawn(connection);
-        Ok(Self { sender, used: false })
+        // Ends with the sender and the last answer.
+        let driver = tokio::spawn(connection);
+        Ok(Self { sender, driver, used: false })
     }
 
     /// Sends a request; the answer's body is still to be read.
@@ -71,11 +73,29 @@ impl Kept {
         request: Request<Body>,
         endpoint: &Endpoint,
     ) -> Result<(Response<Incoming>, Self), ClientError> {
-        let answer = self.sender.send_request(request).await;
-        let answer =
-            answer.map_err(|error| if self.used { endpoint.lost(error) } else { endpoint.lost_at_once(error) })?;
-        self.used = true;
-        Ok((answer, self))
+        match self.sender.send_request(request).await {
+            Ok(answer) => {
+                self.used = true;
+                Ok((answer, self))
+            }
+            Err(error) => {
+                let used = self.used;
+                let error = self.reason(error).await;
+                Err(if used { endpoint.lost(error) } else { endpoint.lost_at_once(error) })
+            }
+        }
+    }
+
+    /// Why a request failed. When the connection had ended before it took the request, its own error says more.
+    async fn reason(self, error: hyper::Error) -> hyper::Error {
+        drop(self.sender);
+        if !error.is_canceled() {
+            return error;
+        }
+        match tokio::time::timeout(CONNECT_LIMIT, self.driver).await {
+            Ok(Ok(Err(ended))) => ended,
+            _ => error,
+        }
     }
 }
 

@@ -108,12 +108,13 @@ impl Connections {
             tracing::debug!(%from, %error, "a connection that cannot be set up");
             return;
         }
-        let accepted = match timeout(self.app.limits.handshake, acceptor.accept(stream)).await {
+        let accepted = match timeout(self.app.limits.handshake, acceptor.accept(stream).into_fallible()).await {
             Ok(Ok(accepted)) => accepted,
-            Ok(Err(error)) => {
+            Ok(Err((error, stream))) => {
                 self.app.metrics.rejected(Rejected::Tls);
                 tracing::debug!(%from, %error, "no handshake");
-                return;
+                // The peer shall see why; what it has sent already would reset the connection.
+                return linger(stream, &self.app.limits).await;
             }
             Err(_) => {
                 self.app.metrics.rejected(Rejected::Tls);
