@@ -396,6 +396,35 @@ fn a_module_too_large_for_the_compiler_is_an_error() {
 }
 
 #[test]
+fn a_module_that_keeps_the_compiler_busy_is_refused() {
+    if !common::has("prlimit", "util-linux") {
+        return;
+    }
+    // Several seconds' work; the minute it may take is shortened to one second from outside.
+    let step = "(local.set 0 (i64.mul (i64.add (local.get 0) (local.get 1)) (i64.xor (local.get 0) (i64.const 77))))";
+    let function = format!("(func (param i64 i64) {})", step.repeat(20_000));
+    let module = wat::parse_str(format!("(module {})", function.repeat(40))).unwrap();
+    let home = Home::new();
+    let error = thread::scope(|scope| {
+        let compiling = scope.spawn(|| block(compile(&home, &module, true)));
+        let mut worker = None;
+        until(|| {
+            worker = process_of(&home, |pid| !shares(pid, "pid"));
+            worker.is_some() || compiling.is_finished()
+        });
+        let worker = worker.expect("it takes a while").to_string();
+        let limited = std::process::Command::new("prlimit").args(["--pid", &worker, "--cpu=1:20"]).status().unwrap();
+        assert!(limited.success());
+        compiling.join().unwrap().unwrap_err()
+    });
+    assert!(
+        matches!(&error, SpawnError::Launch(LaunchError::Refused(said)) if said.contains("60 s of CPU time")),
+        "{error}"
+    );
+    assert_nothing_left(&home);
+}
+
+#[test]
 fn whatever_the_control_socket_is_sent_the_guest_serves() {
     let Some(up) = up(modules::ECHO, |_| {}) else { return };
     let path = up.home.path("control.sock");
@@ -679,12 +708,16 @@ fn shares(pid: u32, namespace: &str) -> bool {
     of(pid.to_string()) == of("self".into())
 }
 
-/// Whether a process like that has this guest's standard error: it is the only file every one of a worker's has.
 fn has_process(home: &Home, is: impl Fn(u32) -> bool) -> bool {
+    process_of(home, is).is_some()
+}
+
+/// A process like that which has this guest's standard error: it is the only file every one of a worker's has.
+fn process_of(home: &Home, is: impl Fn(u32) -> bool) -> Option<u32> {
     let stderr = home.path("stderr");
     let holds = |pid: u32| fs::read_link(format!("/proc/{pid}/fd/2")).is_ok_and(|target| target == stderr);
     let pids = fs::read_dir("/proc").unwrap().flatten();
-    pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).any(|pid| holds(pid) && is(pid))
+    pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(|pid| holds(*pid) && is(*pid))
 }
 
 /// No process of this worker, and no mount on its root.
