@@ -231,7 +231,7 @@ fn guests_serve_without_a_daemon_and_are_adopted() {
     signal(first.pid.unwrap(), Signal::SIGKILL);
     stage.run(async || {
         let host = stage.open().await;
-        let again = until(&host, "a", serves).await;
+        let again = until(&host, "a", |view| serves(view) && view.pid != first.pid).await;
         assert_eq!((again.restarts, again.last_end.as_ref().unwrap().kind), (1, EndKind::Killed));
         stage.answers(&again);
         host.close().await;

@@ -6,10 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{FallocateFlags, fallocate};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::RegistryError;
-use crate::host::layout::comes_from_full;
+use crate::host::layout::is_full;
 use crate::host::record::{GuestId, Record};
 
 const GUESTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("guests");
@@ -123,6 +124,12 @@ impl Store {
 
     fn measure(&mut self) -> Result<(), RegistryError> {
         let metadata = fs::metadata(&self.path).map_err(|source| self.io(source))?;
+        if metadata.len() > self.bytes {
+            // The file has holes. Room for them is taken now, so that on a full disk what is there can be changed and
+            // removed. Where there is none, or no way to do so, it may fail then.
+            let file = fs::File::options().write(true).open(&self.path).map_err(|source| self.io(source))?;
+            let _ = fallocate(&file, FallocateFlags::empty(), 0, metadata.len().cast_signed());
+        }
         (self.inode, self.bytes) = (metadata.ino(), metadata.len());
         Ok(())
     }
@@ -137,7 +144,7 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, redb::Error>) -> Res
     let failed = |how: String| RegistryError::Damaged { path: path.to_path_buf(), how };
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) if comes_from_full(&error) => Err(RegistryError::Full(path.to_path_buf())),
+        Ok(Err(redb::Error::Io(error))) if is_full(&error) => Err(RegistryError::Full(path.to_path_buf())),
         Ok(Err(redb::Error::Io(source))) if source.kind() == io::ErrorKind::PermissionDenied => {
             Err(RegistryError::Io { path: path.to_path_buf(), source })
         }
