@@ -103,6 +103,8 @@ impl Drop for Daemon {
             }
         };
         let _ = self.runtime.block_on(async { tokio::time::timeout(LIMIT, clear).await });
+        // Not killed: it clears away after itself.
+        let _ = self.process.signal(Signal::SIGTERM).and_then(|()| self.process.wait(LIMIT));
     }
 }
 
