@@ -11,11 +11,10 @@ use serde_json::Value;
 
 use super::config::Config;
 use super::exit::{self, Refused, Usage};
-use super::manifest::{self, Declared};
+use super::manifest;
 use super::target::{HostFlags, Target, Targets};
 use super::wanted::{ModuleFile, Wanted};
 use super::{block_on, print};
-use crate::api::client::ClientError;
 use crate::api::{ErrorCode, GuestSpec, GuestView};
 
 /// What a manifest is called when nothing else is said.
@@ -74,7 +73,7 @@ pub(super) fn run(arguments: Arguments, config: &Config) -> Result<ExitCode> {
             manifest::load(&path)?
         }
         (Some(module), None) => {
-            vec![Declared { module: module.clone(), host: None, wanted: arguments.wanted.clone() }]
+            vec![(module.clone(), arguments.wanted.clone())]
         }
         (None, None) => return Err(Usage("give a module or a manifest".into()).into()),
     };
@@ -82,13 +81,13 @@ pub(super) fn run(arguments: Arguments, config: &Config) -> Result<ExitCode> {
     let targets = Targets::new(&arguments.host, config);
     // Everything is checked before anything is done.
     let mut jobs = Vec::new();
-    for guest in declared {
-        let target = match &guest.host {
+    for (path, wanted) in declared {
+        let target = match &wanted.host {
             Some(host) => targets.named(host)?,
             None => targets.one()?,
         };
-        let module = ModuleFile::read(&guest.module)?;
-        let spec = guest.wanted.spec(&guest.module, module.digest)?;
+        let module = ModuleFile::read(&path)?;
+        let spec = wanted.spec(&path, module.digest)?;
         jobs.push(Job { target, module, spec, is_manifest });
     }
     block_on(all(jobs, arguments.json))
@@ -132,7 +131,7 @@ impl Job {
         if shipped {
             self.ship().await?;
         }
-        let guest = client.create(&self.spec).await.map_err(|error| advise(error, &self.spec, host))?;
+        let guest = client.create(&self.spec).await?;
         Ok(Report { done: Done::Created, host, shipped, guest })
     }
 
@@ -169,18 +168,6 @@ impl Job {
         result?;
         Ok(())
     }
-}
-
-fn advise(error: ClientError, spec: &GuestSpec, host: &str) -> anyhow::Error {
-    let conflict = error.code() == Some(ErrorCode::Conflict);
-    let error = anyhow::Error::from(error);
-    if conflict {
-        return error.context(format!(
-            "{host} refuses guest {}; `roam ps --host {host}` shows what has its name or address",
-            spec.name
-        ));
-    }
-    error
 }
 
 /// Where two specifications are not the same: `memory_bytes_max is 1, not 2`.

@@ -178,8 +178,8 @@ fn summary(status: &Status, raised: &Raised) -> String {
     let host = if name == "lab" { host.to_owned() } else { format!("{name}/{host}") };
     let _ = write!(
         text,
-        "\ntry: roam deploy target/wasm/echo.wasm --host {host}\n     \
-         roam lab exec{flag} client -- ping -c 1 10.90.1.1\n     \
+        "\ntry: roam deploy MODULE.wasm --ip 10.90.1.10/16 --host {host}\n     \
+         roam lab exec{flag} client -- ping -c 3 10.90.1.10\n     \
          roam ps\n     \
          roam lab down{flag}\n"
     );
@@ -202,8 +202,7 @@ fn show(status: &Status) -> String {
         .collect();
     let mut text = print::table(&["NODE", "NAMESPACE", "ADDRESSES", "STATE"], &nodes);
     if let Some(shape) = &status.shape {
-        let link =
-            shape.link_bits_per_s.map_or("unlimited".into(), |rate| format!("{}bit/s", print::rate(rate as f64)));
+        let link = shape.link_bits_per_s.map_or("unlimited".into(), |rate| print::bit_rate(rate as f64));
         let delay = shape.delay_us.map_or(String::new(), |us| format!(", delay {}", print::nanoseconds(us * 1000)));
         let _ = writeln!(text, "links: {link}{delay}; files: {}", status.dir.display());
     }

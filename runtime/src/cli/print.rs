@@ -83,6 +83,11 @@ pub(super) fn rate(per_s: f64) -> String {
     scaled(per_s, 1000.0, &["", "k", "M", "G", "T"]).trim_end().to_owned()
 }
 
+/// `1.5 Mbit/s`.
+pub(super) fn bit_rate(bits_per_s: f64) -> String {
+    scaled(bits_per_s, 1000.0, &["bit/s", "kbit/s", "Mbit/s", "Gbit/s", "Tbit/s"])
+}
+
 /// `1.5 µs`.
 pub(super) fn nanoseconds(ns: u64) -> String {
     scaled(ns as f64, 1000.0, &["ns", "µs", "ms", "s"])
@@ -137,6 +142,7 @@ mod tests {
     fn quantities() {
         assert_eq!((size(0), size(1536), size(256 << 20)), ("0 B".into(), "1.5 KiB".into(), "256 MiB".into()));
         assert_eq!((rate(12.0), rate(2_500_000.0)), ("12".into(), "2.5 M".into()));
+        assert_eq!((bit_rate(0.0), bit_rate(1e9)), ("0 bit/s".into(), "1 Gbit/s".into()));
         assert_eq!((nanoseconds(1024), nanoseconds(8_000_000_000)), ("1.0 µs".into(), "8 s".into()));
         assert_eq!(moment(0), "1970-01-01T00:00:00Z");
     }

@@ -10,9 +10,10 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use roam_abi::LogLevel;
-use roam_netstack::{Cidr, Config};
+use roam_netstack::Config;
 
 use super::units;
+use crate::api::{CidrText, MacText};
 use crate::engine::Engine;
 use crate::guest::{Guest, GuestConfig, LogLine, Stopped};
 use crate::net::{Edge, EdgeError, EdgeOptions, Ended, Overrun, Tap, TapOptions, Watchdog};
@@ -36,13 +37,13 @@ pub(super) struct Arguments {
     tap: String,
     /// IPv4 address with prefix, for example 10.90.0.10/24.
     #[arg(long, value_name = "ADDRESS/PREFIX", required_unless_present = "ip6")]
-    ip: Option<String>,
+    ip: Option<CidrText<Ipv4Addr>>,
     /// IPv6 address with prefix, for example fd90::10/64.
     #[arg(long, value_name = "ADDRESS/PREFIX")]
-    ip6: Option<String>,
+    ip6: Option<CidrText<Ipv6Addr>>,
     /// MAC address [default: locally administered, from the guest's addresses].
     #[arg(long)]
-    mac: Option<String>,
+    mac: Option<MacText>,
     /// IPv4 gateway.
     #[arg(long, value_name = "ADDRESS")]
     gateway: Option<Ipv4Addr>,
@@ -103,7 +104,8 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode> {
     let started = watchdog.guard(|| Guest::start(&engine, &module, &netstack, &config));
     let mut guest = started.with_context(|| format!("cannot start guest {name}"))?;
     tracing::info!(
-        guest = name, tap = arguments.tap, mac = %Mac(config.network.mac), ip = arguments.ip, ip6 = arguments.ip6,
+        guest = name, tap = arguments.tap, mac = %MacText(config.network.mac),
+        ip = arguments.ip.map(tracing::field::display), ip6 = arguments.ip6.map(tracing::field::display),
         module = %module.hash(), cached = module.from_cache(), "ready"
     );
     let mut edge = Edge::new(tap, EdgeOptions { busy_poll: arguments.busy_poll });
@@ -162,15 +164,10 @@ fn stop_signals() -> nix::Result<SignalFd> {
 }
 
 fn network(arguments: &Arguments) -> Result<Config> {
-    let ipv4 = arguments.ip.as_deref().map(|text| cidr::<Ipv4Addr>("--ip", text)).transpose()?;
-    let ipv6 = arguments.ip6.as_deref().map(|text| cidr::<Ipv6Addr>("--ip6", text)).transpose()?;
-    let mac = match &arguments.mac {
-        Some(text) => parse_mac(text)?,
-        None => derived_mac(arguments.ip.as_deref(), arguments.ip6.as_deref()),
-    };
-    let mut config = Config::new(mac);
-    config.ipv4 = ipv4;
-    config.ipv6 = ipv6;
+    let mac = arguments.mac.unwrap_or_else(|| MacText::derived(arguments.ip, arguments.ip6));
+    let mut config = Config::new(mac.0);
+    config.ipv4 = arguments.ip.map(|CidrText(cidr)| cidr);
+    config.ipv6 = arguments.ip6.map(|CidrText(cidr)| cidr);
     config.gateway4 = arguments.gateway;
     config.gateway6 = arguments.gateway6;
     config.mtu = arguments.mtu;
@@ -178,35 +175,6 @@ fn network(arguments: &Arguments) -> Result<Config> {
     config.buffer_bytes_max = u32::try_from(arguments.socket_memory).unwrap_or(u32::MAX);
     config.check()?;
     Ok(config)
-}
-
-fn cidr<A: std::str::FromStr>(flag: &str, text: &str) -> Result<Cidr<A>> {
-    let parsed = text
-        .split_once('/')
-        .and_then(|(address, prefix)| Some(Cidr { address: address.parse().ok()?, prefix: prefix.parse().ok()? }));
-    parsed.with_context(|| format!("{flag} {text}: write address and prefix, for example 10.90.0.10/24 or fd90::10/64"))
-}
-
-fn parse_mac(text: &str) -> Result<[u8; 6]> {
-    let mut mac = [0; 6];
-    let mut parts = text.split([':', '-']);
-    for byte in &mut mac {
-        let part = parts.next().filter(|part| part.len() == 2);
-        *byte = part
-            .and_then(|part| u8::from_str_radix(part, 16).ok())
-            .with_context(|| format!("--mac {text}: write six bytes, for example 02:00:00:00:00:0a"))?;
-    }
-    if parts.next().is_some() || mac[0] & 1 != 0 {
-        bail!("--mac {text}: write six bytes of a unicast address, for example 02:00:00:00:00:0a");
-    }
-    Ok(mac)
-}
-
-/// The same addresses give the same MAC, so that a restarted guest needs no new neighbour entry.
-fn derived_mac(ip: Option<&str>, ip6: Option<&str>) -> [u8; 6] {
-    let hash = blake3::hash(format!("{ip:?} {ip6:?}").as_bytes());
-    let [a, b, c, d, e, ..] = *hash.as_bytes();
-    [0x02, a, b, c, d, e]
 }
 
 fn guest_config(arguments: &Arguments, name: &str, network: Config) -> Result<GuestConfig> {
@@ -273,38 +241,4 @@ fn report_counters(name: &str, edge: &Edge, guest: &mut Guest) {
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
     tracing::info!(guest = name, "netstack {}", counters.join(" "));
-}
-
-struct Mac([u8; 6]);
-
-impl std::fmt::Display for Mac {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn macs() {
-        assert_eq!(parse_mac("02:00:00:00:00:0a").expect("a MAC"), [2, 0, 0, 0, 0, 10]);
-        for text in
-            ["", "02:00:00:00:00", "02:00:00:00:00:0a:0b", "01:00:00:00:00:0a", "2:0:0:0:0:a", "zz:00:00:00:00:00"]
-        {
-            assert!(parse_mac(text).is_err(), "{text}");
-        }
-        let mac = derived_mac(Some("10.0.0.1/24"), None);
-        assert_eq!((mac, mac[0] & 3), (derived_mac(Some("10.0.0.1/24"), None), 2));
-    }
-
-    #[test]
-    fn addresses_need_a_prefix() {
-        assert!(cidr::<Ipv4Addr>("--ip", "10.0.0.1/24").is_ok());
-        for text in ["10.0.0.1", "10.0.0/24", "10.0.0.1/x", "/24"] {
-            assert!(cidr::<Ipv4Addr>("--ip", text).is_err(), "{text}");
-        }
-    }
 }

@@ -160,7 +160,7 @@ impl Row {
             print::size(self.rss_bytes),
             print::rate(self.polls_per_s),
             print::rate(self.frames_per_s),
-            format!("{}bit/s", print::rate(self.bits_per_s)),
+            print::bit_rate(self.bits_per_s),
             self.sockets.to_string(),
             self.dropped.to_string(),
         ]

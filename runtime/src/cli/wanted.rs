@@ -13,10 +13,16 @@ use super::units;
 use crate::api::{CidrText, GuestName, GuestSpec, MacText, RestartPolicy};
 use crate::engine::ModuleHash;
 
-/// What may be said of a guest, besides its module.
+/// What may be said of a guest.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(super) struct Wanted {
+    /// In a manifest: its module. A command line has that beside.
+    #[arg(skip)]
+    pub(super) module: Option<PathBuf>,
+    /// In a manifest: where it is to run. A command line has that beside.
+    #[arg(skip)]
+    pub(super) host: Option<String>,
     /// The guest's name, a DNS label [default: from the module's file name].
     #[arg(long)]
     pub(super) name: Option<GuestName>,

@@ -36,6 +36,7 @@ pub use addresses::AddressError;
 pub use config::{HostConfig, Pool};
 pub use device::DeviceError;
 pub use error::{HostError, OpenError};
+pub use open::control_group;
 pub use registry::RegistryError;
 
 use crate::api::{GuestName, GuestSpec, GuestStats, GuestView, Health, HostView, LogEntry, ModuleView};

@@ -43,7 +43,7 @@ pub(super) async fn shared(config: HostConfig) -> Result<Arc<Shared>, OpenError>
     become_subreaper().map_err(|source| OpenError::System { doing: "becoming the reaper of workers", source })?;
     let registry = Arc::new(Registry::open(layout.clone())?);
     let links = Links::open(config.bridge.clone())?;
-    let group = group(&config, &layout);
+    let group = control_group(&config.name, layout.state());
     let own_uids = jail::has_own_users();
     let compiler = Compiler { program: config.worker_program.clone(), group: group.clone(), own_uid: own_uids };
     let modules = Modules::open(layout.clone(), compiler).await.map_err(|error| OpenError::Modules(Box::new(error)))?;
@@ -149,8 +149,9 @@ fn lock(layout: &Layout) -> io::Result<Flock<File>> {
     })
 }
 
-/// Two hosts of one name on a machine, in two labs say, have two state directories.
-fn group(config: &HostConfig, layout: &Layout) -> String {
-    let digest = blake3::hash(layout.state().as_os_str().as_encoded_bytes()).to_hex();
-    format!("{}-{}", config.name, &digest[..8])
+/// What a host's control groups are called. Two hosts of one name on a machine, in two labs say, have two state
+/// directories; the path is absolute.
+pub fn control_group(name: &str, state_dir: &Path) -> String {
+    let digest = blake3::hash(state_dir.as_os_str().as_encoded_bytes()).to_hex();
+    format!("{name}-{}", &digest[..8])
 }

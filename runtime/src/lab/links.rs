@@ -89,8 +89,9 @@ impl Namespace {
         self.quiet_up(device)
     }
 
-    /// Up, and without a link-local address: no duplicate address detection, no router solicitations.
+    /// Up, and without a link-local address: no duplicate address detection, no router solicitations. Two commands: in
+    /// one the kernel brings the device up first, and a bridge has its address then.
     fn quiet_up(&self, device: &str) -> Result<(), LabError> {
-        self.ip(&format!("link set {device} addrgenmode none up"))
+        self.batch("ip -batch -", &format!("link set {device} addrgenmode none\nlink set {device} up\n"))
     }
 }

@@ -14,6 +14,7 @@ use super::{Nodes, StandingError, runtime, wiring};
 use crate::api::Health;
 use crate::api::client::{Client, ClientError, Endpoint};
 use crate::cert::{Authority, Issue, Role};
+use crate::host;
 
 /// How long a daemon may take until it is healthy: it compiles the netstack when it starts for the first time.
 const HEALTHY_LIMIT: Duration = Duration::from_secs(60);
@@ -33,6 +34,15 @@ pub(super) fn tls_dir(dir: &Path) -> PathBuf {
 /// The socket of a host's daemon.
 pub(super) fn socket(dir: &Path, node: Node) -> PathBuf {
     dir.join(node.to_string()).join("run/api.sock")
+}
+
+fn state(dir: &Path, node: Node) -> PathBuf {
+    dir.join(node.to_string()).join("state")
+}
+
+/// What a host's control groups are called.
+pub(super) fn control_group(dir: &Path, node: Node) -> String {
+    host::control_group(&node.to_string(), &state(dir, node))
 }
 
 fn log(dir: &Path, node: Node) -> PathBuf {
@@ -71,7 +81,7 @@ pub(super) fn start(dir: &Path, node: Node, nodes: &Nodes, roam: &Path) -> Resul
     command.args(["--name", &node.to_string(), "--bridge", wiring::BRIDGE]);
     command.args(["--network", "10.90.0.0/16", "--pool", &format!("10.90.{number}.0/24")]);
     command.args(["--network6", "fd90::/64", "--pool6", &format!("fd90::{number:x}:0/112")]);
-    command.args([Path::new("--state-dir"), &home.join("state"), Path::new("--run-dir"), &home.join("run")]);
+    command.args([Path::new("--state-dir"), &state(dir, node), Path::new("--run-dir"), &home.join("run")]);
     if let Some(address) = node.underlay() {
         command.args(["--listen", &format!("{address}:{PORT}")]);
     }

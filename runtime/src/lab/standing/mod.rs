@@ -32,6 +32,7 @@ pub use record::Record;
 pub use status::{HostStatus, NodeStatus, Status};
 
 use super::require;
+use crate::jail;
 
 /// Where labs are unless somebody says otherwise.
 pub const BASE: &str = "/run/roam/labs";
@@ -67,7 +68,9 @@ pub struct Removed {
 impl Labs {
     /// Those beneath that directory.
     pub fn at(base: impl Into<PathBuf>) -> Self {
-        Self { base: base.into() }
+        let base = base.into();
+        // Without a working directory there is no absolute path, and what is tried then says so.
+        Self { base: std::path::absolute(&base).unwrap_or(base) }
     }
 
     /// The names of all of them, and of what is left of some.
@@ -261,6 +264,8 @@ fn go_on(interrupted: &AtomicBool) -> Result<(), StandingError> {
 /// Ends its processes and removes its namespaces.
 fn sweep_all(name: &LabName, dir: &Path, nodes: &Nodes) -> Result<Removed, StandingError> {
     let processes = sweep::end_processes(dir, nodes)?;
+    // Groups that have lost their processes before. Each host has some, its directory may be gone.
+    (0..HOSTS_MAX).for_each(|index| jail::sweep(&daemons::control_group(dir, Node::Host(index)), &[]));
     let mut namespaces = 0;
     for (_, node) in names::all()?.into_iter().filter(|(found, _)| found == name) {
         names::remove(name, node)?;

@@ -49,10 +49,9 @@ pub(super) fn wire(name: &LabName, shape: &Shape, nodes: &Nodes) -> Result<(), S
     let client = nodes.of(Node::Client)?;
     let gateway = nodes.of(Node::Gateway)?;
     let peer = name.namespace(Node::Client);
-    gateway.batch(
-        "ip -batch -",
-        &format!("link add client type veth peer name eth0 netns {peer}\nlink set client master {BRIDGE} addrgenmode none up\n"),
-    )?;
+    let cable = format!("link add client type veth peer name eth0 netns {peer}\n");
+    let plug = format!("link set client master {BRIDGE} addrgenmode none\nlink set client up\n");
+    gateway.batch("ip -batch -", &(cable + &plug))?;
     client.addresses("eth0", &CLIENT)?;
     Ok(())
 }
@@ -60,14 +59,16 @@ pub(super) fn wire(name: &LabName, shape: &Shape, nodes: &Nodes) -> Result<(), S
 fn cables(name: &LabName, shape: &Shape) -> String {
     let mut batch = format!(
         "link add wire0 mtu {UNDERLAY_MTU} type bridge forward_delay 0 stp_state 0 mcast_snooping 0\n\
-         link set wire0 addrgenmode none up\n"
+         link set wire0 addrgenmode none\n\
+         link set wire0 up\n"
     );
     for node in shape.tunnel_nodes() {
         let peer = name.namespace(node);
         let _ = writeln!(
             batch,
             "link add {node} mtu {UNDERLAY_MTU} type veth peer name under0 mtu {UNDERLAY_MTU} netns {peer}\n\
-             link set {node} master wire0 addrgenmode none up"
+             link set {node} master wire0 addrgenmode none\n\
+             link set {node} up"
         );
     }
     batch
@@ -77,11 +78,14 @@ fn tunnel_end(node: Node) -> String {
     let local = node.underlay().expect("ends of tunnels have addresses");
     format!(
         "address add {local}/24 dev under0\n\
-         link set under0 addrgenmode none up\n\
+         link set under0 addrgenmode none\n\
+         link set under0 up\n\
          link add {BRIDGE} mtu 1500 type bridge forward_delay 0 stp_state 0 mcast_snooping 0\n\
-         link set {BRIDGE} addrgenmode none up\n\
+         link set {BRIDGE} addrgenmode none\n\
+         link set {BRIDGE} up\n\
          link add vx0 mtu 1500 type vxlan id {VNI} local {local} dev under0 dstport {VXLAN_PORT}\n\
-         link set vx0 master {BRIDGE} addrgenmode none up\n"
+         link set vx0 master {BRIDGE} addrgenmode none\n\
+         link set vx0 up\n"
     )
 }
 

@@ -1,0 +1,183 @@
+//! The command line as a user meets it: help, settings, errors and exit codes.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+const ROAM: &str = env!("CARGO_BIN_EXE_roam");
+
+/// An empty directory that goes with the test.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("roam-cli-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// `roam` in that directory, with nothing of the user's around it.
+fn roam(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(ROAM);
+    command.current_dir(dir).args(arguments).env_clear().stdin(Stdio::null());
+    command.env("HOME", dir).env("ROAM_LAB_DIR", dir.join("labs")).env("ROAM_RUN_DIR", dir.join("run"));
+    command
+}
+
+fn output(dir: &Path, arguments: &[&str]) -> Output {
+    roam(dir, arguments).output().unwrap()
+}
+
+fn failed(dir: &Path, arguments: &[&str], code: i32) -> String {
+    let output = output(dir, arguments);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+    text
+}
+
+fn succeeded(dir: &Path, arguments: &[&str]) -> String {
+    let output = output(dir, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+const COMMANDS: [&str; 17] = [
+    "cert",
+    "completions",
+    "demo",
+    "deploy",
+    "host",
+    "inspect",
+    "lab",
+    "load",
+    "logs",
+    "man",
+    "modules",
+    "ps",
+    "rm",
+    "run",
+    "start",
+    "stats",
+    "stop",
+];
+
+#[test]
+fn each_command_says_its_exit_codes() {
+    let dir = Dir::new("help");
+    let help = succeeded(&dir.0, &["--help"]);
+    for command in COMMANDS {
+        assert!(help.contains(&format!("  {command} ")), "{command} is not listed");
+        let help = succeeded(&dir.0, &[command, "--help"]).to_lowercase();
+        assert!(help.contains("exit code"), "roam {command} --help names no exit codes");
+    }
+    for sub in ["up", "down", "status", "exec"] {
+        assert!(succeeded(&dir.0, &["lab", sub, "--help"]).contains("Exit codes"), "lab {sub}");
+    }
+    assert!(!help.contains("\n  worker"), "`roam worker` is not for people");
+}
+
+#[test]
+fn completions_and_manual_pages_cover_all_commands() {
+    let dir = Dir::new("pages");
+    for shell in ["bash", "zsh", "fish"] {
+        let script = succeeded(&dir.0, &["completions", shell]);
+        for command in COMMANDS {
+            assert!(script.contains(command), "{shell}: {command}");
+        }
+    }
+    let pages: Vec<PathBuf> = serde_json::from_str(&succeeded(&dir.0, &["man", "man", "--json"])).unwrap();
+    for name in COMMANDS.iter().map(|name| format!("roam-{name}.1")).chain(["roam.1".into(), "roam-lab-up.1".into()]) {
+        assert!(pages.contains(&Path::new("man").join(&name)), "{name} is not among {pages:?}");
+        let page = fs::read_to_string(dir.0.join("man").join(&name)).unwrap();
+        assert!(page.contains(".SH SYNOPSIS") && page.contains("roam"), "{name}");
+    }
+    assert!(!dir.0.join("man/roam-worker.1").exists());
+}
+
+#[test]
+fn flags_go_before_environment_and_that_before_the_file() {
+    let dir = Dir::new("precedence");
+    let file =
+        dir.write("config.toml", "default-host = 'from-file'\n[hosts.from-file]\nurl = 'unix:/nowhere/file.sock'\n");
+    let asked = |flag: Option<&str>, environment: Option<&str>| {
+        let mut command = roam(&dir.0, &["inspect", "kv", "--config"]);
+        command.arg(&file).args(flag.into_iter().flat_map(|url| ["--host", url]));
+        command.envs(environment.map(|url| ("ROAM_HOST", url)));
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let (flag, environment) = (Some("unix:/nowhere/flag.sock"), Some("unix:/nowhere/environment.sock"));
+    assert!(asked(flag, environment).contains("flag.sock"));
+    assert!(asked(None, environment).contains("environment.sock"));
+    assert!(asked(None, None).contains("file.sock"));
+}
+
+#[test]
+fn the_file_in_the_home_is_found_and_a_named_one_must_be_there() {
+    let dir = Dir::new("places");
+    fs::create_dir_all(dir.0.join(".config/roam")).unwrap();
+    dir.write(".config/roam/config.toml", "log = '=='");
+    assert!(failed(&dir.0, &["ps"], 2).contains("=="));
+    let error = failed(&dir.0, &["ps", "--config", "missing.toml"], 1);
+    assert!(error.contains("missing.toml"), "{error}");
+}
+
+#[test]
+fn errors_in_files_say_where() {
+    let dir = Dir::new("where");
+    dir.write("config.toml", "\n[host]\nnam = 'a'\n");
+    let error = failed(&dir.0, &["ps", "--config", "config.toml"], 2);
+    assert!(error.contains("line 3, column 1") && error.contains("nam"), "{error}");
+    dir.write("roam.toml", "[[guest]]\nmodule = 'kv.wasm'\nmemroy = '1MiB'\n");
+    for arguments in [&["deploy"][..], &["deploy", "--file", "roam.toml"]] {
+        let error = failed(&dir.0, arguments, 2);
+        assert!(error.contains("line 3, column 1") && error.contains("memroy"), "{error}");
+    }
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    let dir = Dir::new("advice");
+    assert!(failed(&dir.0, &["deploy"], 2).contains("roam.toml"));
+    assert!(failed(&dir.0, &["ps"], 2).contains("roam lab up"));
+    assert!(failed(&dir.0, &["ps", "--host", "host-z"], 4).contains("no host `host-z`"));
+    assert!(failed(&dir.0, &["ps", "--host", "https://a"], 2).contains("--tls-dir"));
+    assert!(failed(&dir.0, &["ps", "--host", "unix:/nowhere/api.sock"], 3).contains("roam host"));
+    assert!(failed(&dir.0, &["lab", "status", "--name", "none"], 4).contains("roam lab up"));
+    assert!(failed(&dir.0, &["lab", "exec", "--name", "none", "client", "true"], 4).contains("roam lab up"));
+    assert!(failed(&dir.0, &["stop", "No Name"], 2).contains("No Name"));
+    assert!(failed(&dir.0, &["stats", "--interval", "1ms"], 2).contains("100ms"));
+    let missing = failed(&dir.0, &["deploy", "kv.wasm", "--host", "unix:/nowhere/api.sock"], 1);
+    assert!(missing.contains("kv.wasm"), "{missing}");
+    for (flag, value) in [("--memory", "1parsec"), ("--ip", "10.0.0.1"), ("--mac", "01:00:00:00:00:00"), ("--env", "A")]
+    {
+        let error = failed(&dir.0, &["deploy", "kv.wasm", flag, value], 2);
+        assert!(error.contains(flag) && error.contains(value), "{error}");
+    }
+}
+
+#[test]
+fn a_closed_output_is_no_error() {
+    let dir = Dir::new("pipe");
+    let mut command = roam(&dir.0, &["completions", "bash"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command.stdout(writer).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));
+}
