@@ -109,7 +109,7 @@ async fn compile_within(
     let source = File::open(home.path("source")).unwrap();
     let artifact = home.file("artifact");
     let root = home.path("root").to_str().unwrap().to_owned();
-    let launch = Launch { task: Task::Compile { guest }, root, uid: outer_uid(1) };
+    let launch = Launch { task: Task::Compile { guest }, root, uid: outer_uid(1), leashed: false };
     spawn(Spawn {
         program: Path::new(ROAM),
         launch: &launch,
@@ -168,7 +168,7 @@ impl<'a> Deploy<'a> {
             log_half_bytes: 1 << 20,
         };
         let root = home.path("root").to_str().unwrap().to_owned();
-        let launch = Launch { task, root, uid: outer_uid(number) };
+        let launch = Launch { task, root, uid: outer_uid(number), leashed: false };
         Self { home, artifact: compiled(module), netstack: netstack(), tap, launch, cgroup: None }
     }
 

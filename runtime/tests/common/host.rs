@@ -39,6 +39,7 @@ impl Stage {
             pool4: Some(Pool { range, prefix: 24, gateway: None }),
             pool6: None,
             log_bytes_max: 1 << 20,
+            ephemeral: false,
             worker_program: ROAM.into(),
         };
         Some(Self { bed, dir, config })

@@ -129,7 +129,7 @@ fn imprison(instructions: &str) -> Result<String, SpawnError> {
     let root = home.0.join("root").to_str().unwrap().to_owned();
     let whole = fs::read_to_string("/proc/self/uid_map").unwrap().contains("4294967295");
     let uid = (whole && nix::unistd::geteuid().is_root()).then_some(0x7000_0000);
-    let launch = Launch { task: Task::Compile { guest: true }, root, uid };
+    let launch = Launch { task: Task::Compile { guest: true }, root, uid, leashed: false };
     let program = std::env::current_exe().unwrap();
     let files = [source.as_fd(), artifact.as_fd()];
     let spawning = spawn(Spawn {
