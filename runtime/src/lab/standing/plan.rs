@@ -19,7 +19,7 @@ pub(super) const DELAY_US_MAX: u64 = 1_000_000;
 /// TCP port of the hosts' interfaces.
 pub(super) const PORT: u16 = crate::api::client::PORT;
 
-/// A lab's name: a DNS label of at most `NAME_BYTES_MAX` bytes.
+/// A lab's name: a DNS label of at most 24 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct LabName(String);
