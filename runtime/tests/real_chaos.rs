@@ -26,7 +26,7 @@ use roam_runtime::engine::ModuleHash;
 use roam_runtime::lab::Process;
 use roam_runtime::worker::Control;
 
-const KILLS: u32 = 100;
+const KILLS: u32 = 120;
 const GUESTS_MAX: usize = 5;
 /// How long after a request is sent the kill comes, at most: a deployment takes about as long.
 const KILL_AFTER_US_MAX: u64 = 40_000;

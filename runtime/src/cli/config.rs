@@ -54,7 +54,7 @@ impl Config {
         for path in places() {
             match read(&path) {
                 Ok(text) => return Self::parse(&text, &path),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if is_out_of_reach(&error) => {}
                 Err(error) => return Err(error).context(format!("the configuration file {}", path.display())),
             }
         }
@@ -65,6 +65,11 @@ impl Config {
         // toml says line and column, and shows the line.
         toml::from_str(text).map_err(|error| Usage(format!("{}: {error}", path.display())).into())
     }
+}
+
+/// Not there, or in a home that is not this user's (`HOME` outlives a change of user).
+fn is_out_of_reach(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied)
 }
 
 fn places() -> Vec<PathBuf> {
