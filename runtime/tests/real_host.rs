@@ -239,6 +239,43 @@ fn guests_serve_without_a_daemon_and_are_adopted() {
 }
 
 #[test]
+fn after_a_reboot_those_start_whose_policy_says_so() {
+    let Some(stage) = Stage::new() else { return };
+    stage.run(async || {
+        let host = stage.open().await;
+        let echo = put_echo(&host).await;
+        let policies =
+            [("no", RestartPolicy::No), ("fail", RestartPolicy::OnFailure), ("always", RestartPolicy::Always)];
+        let mut pids = Vec::new();
+        for (name, restart) in policies {
+            pids.extend(host.create(GuestSpec { restart, ..spec(name, echo) }).await.unwrap().pid);
+        }
+        host.create(GuestSpec { restart: RestartPolicy::Always, ..spec("stopped", echo) }).await.unwrap();
+        host.stop(&"stopped".parse().unwrap(), GRACE).await.unwrap();
+        host.close().await;
+        // What a reboot leaves: no process, nothing in the run directory, and another boot.
+        pids.iter().for_each(|pid| signal(*pid, Signal::SIGKILL));
+        let deadline = Instant::now() + LIMIT;
+        while pids.iter().any(|pid| lives(*pid)) {
+            assert!(Instant::now() < deadline);
+            thread::sleep(Duration::from_millis(1));
+        }
+        fs::remove_dir_all(&stage.config.run_dir).unwrap();
+        fs::write(stage.config.state_dir.join("boot-id"), "another boot").unwrap();
+        let host = stage.open().await;
+        for name in ["fail", "always"] {
+            let again = until(&host, name, |view| serves(view) && !pids.contains(&view.pid.unwrap())).await;
+            assert_eq!(again.last_end.as_ref().unwrap().kind, EndKind::MachineDown);
+            stage.answers(&again);
+        }
+        let ended = until(&host, "no", |view| view.state == GuestState::Ended).await;
+        assert_eq!(ended.last_end.unwrap().kind, EndKind::MachineDown);
+        assert_eq!(until(&host, "stopped", |_| true).await.state, GuestState::Stopped);
+        host.close().await;
+    });
+}
+
+#[test]
 fn a_worker_that_hangs_holds_up_nobody() {
     let Some(stage) = Stage::new() else { return };
     stage.run(async || {
