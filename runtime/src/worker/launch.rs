@@ -81,6 +81,16 @@ pub enum Task {
     },
 }
 
+impl Task {
+    /// What a list of processes shows of it.
+    pub(super) fn label(&self) -> &str {
+        match self {
+            Self::Serve { name, .. } => name,
+            Self::Compile { .. } => "(compiling)",
+        }
+    }
+}
+
 /// Answers on the launch connection, worker to daemon.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Launched {

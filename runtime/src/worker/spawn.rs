@@ -127,6 +127,7 @@ impl Started {
         command
             .arg0("roam")
             .arg("worker")
+            .arg(spawn.launch.task.label())
             .env_clear()
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
