@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -26,6 +27,9 @@ use crate::worker::become_subreaper;
 
 /// Guests looked for at once.
 const LOOKS_MAX: usize = 64;
+/// How long, and how often, a state directory is tried that another daemon seems to have.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// What tells one boot of the machine from the next, random(4).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -36,7 +40,7 @@ pub(super) async fn shared(config: HostConfig) -> Result<Arc<Shared>, OpenError>
         move |source| OpenError::Directory { path, source }
     };
     let layout = Layout::make(&config.state_dir, &config.run_dir).map_err(unusable(&config.state_dir))?;
-    let lock = lock(&layout).map_err(|error| match error.kind() {
+    let lock = patient_lock(&layout).await.map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => OpenError::Taken(config.state_dir.clone()),
         _ => unusable(&config.state_dir)(error),
     })?;
@@ -139,6 +143,19 @@ async fn sweep(shared: &Shared, records: &[Record]) {
     }
     let ids: Vec<_> = records.iter().map(|record| record.id.to_string()).collect();
     jail::sweep(&shared.group, &ids.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+/// A daemon that was killed while it started a worker leaves a child that has the lock until its `exec`.
+async fn patient_lock(layout: &Layout) -> io::Result<Flock<File>> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match lock(layout) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            result => return result,
+        }
+    }
 }
 
 fn lock(layout: &Layout) -> io::Result<Flock<File>> {
