@@ -1,6 +1,8 @@
 //! What follows from the end of a run.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -10,19 +12,19 @@ use super::{Actor, State};
 use crate::api::End;
 use crate::host::record::Standing;
 use crate::host::shared::now_ms;
-use crate::host::supervisor::ended::{Traces, explain};
+use crate::host::supervisor::ended::{Traces, Watched, explain};
 use crate::host::supervisor::policy::{Next, QUICK, decide};
 use crate::host::supervisor::{Worker, clear};
 use crate::jail::Cgroup;
 use crate::worker::read_end;
 
 /// How much of a worker's last words is told.
-const SAID_BYTES_MAX: usize = 1024;
+const SAID_BYTES_MAX: u64 = 1024;
 
 impl Actor {
     /// The worker ended by itself.
     pub(super) async fn ended(&mut self, worker: &Worker, status: Option<ExitStatus>) -> State {
-        let end = self.end(status, false);
+        let end = self.end(Watched::Ended(status));
         clear(&self.shared, self.record.id).await;
         if matches!(self.record.standing, Standing::Stopped | Standing::Deleted) {
             // It was to end, but took its time.
@@ -34,7 +36,7 @@ impl Actor {
 
     /// It ended while no daemon watched, or the machine went down under it.
     pub(super) async fn missed(&mut self, rebooted: bool) -> State {
-        let end = self.end(None, rebooted);
+        let end = self.end(Watched::Nothing { rebooted });
         let started = fs::read_to_string(self.shared.layout.started(self.record.id)).ok();
         let started_ms: Option<u64> = started.and_then(|text| text.parse().ok());
         let ran = started_ms.map_or(QUICK, |at| Duration::from_millis(end.at_ms.saturating_sub(at)));
@@ -63,14 +65,24 @@ impl Actor {
     }
 
     /// How the last run ended.
-    pub(super) fn end(&self, status: Option<ExitStatus>, rebooted: bool) -> End {
+    pub(super) fn end(&self, watched: Watched) -> End {
         let id = self.record.id;
         // What is on record already is of an earlier run: the last one did not come to write.
         let written = read_end(&self.shared.layout.end(id)).unwrap_or_default();
         let written = written.filter(|end| Some(end) != self.record.last_end.as_ref());
-        let said = fs::read(self.shared.layout.stderr(id)).unwrap_or_default();
-        let said = String::from_utf8_lossy(&said[said.len().saturating_sub(SAID_BYTES_MAX)..]).trim().to_owned();
+        let said = tail(&self.shared.layout.stderr(id)).unwrap_or_default();
         let memory_kills = Cgroup::existing(&self.shared.group, &id.to_string()).memory_kills();
-        explain(Traces { written, status, memory_kills, said, rebooted }, now_ms())
+        explain(Traces { written, watched, memory_kills, said }, now_ms())
     }
+}
+
+/// The end of a file, which may be long, as text.
+fn tail(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let bytes = file.metadata()?.len();
+    file.seek(SeekFrom::Start(bytes.saturating_sub(SAID_BYTES_MAX)))?;
+    let mut said = Vec::new();
+    file.take(SAID_BYTES_MAX).read_to_end(&mut said)?;
+    let show = |c: char| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c };
+    Ok(String::from_utf8_lossy(&said).trim().chars().map(show).collect())
 }

@@ -106,7 +106,10 @@ impl Actor {
                 order = next(&mut self.later, &mut self.mailbox) => order,
             };
             match order {
-                None => return State::Over,
+                None => {
+                    self.leave(&worker).await;
+                    return State::Over;
+                }
                 Some(Order::Start(answer)) => drop(answer.send(Ok(self.view()))),
                 Some(Order::Stop { grace, answer }) => match self.stop(&worker, grace).await {
                     Ok(view) => {

@@ -1,4 +1,4 @@
-//! Ending a worker, by an operator's wish.
+//! Ending a worker: by an operator's wish, or with the daemon.
 
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -11,10 +11,13 @@ use crate::api::{EndKind, GuestState, GuestView};
 use crate::host::HostError;
 use crate::host::error::in_full;
 use crate::host::record::Standing;
+use crate::host::supervisor::ended::Watched;
 use crate::host::supervisor::{Order, Worker, clear};
 
 /// How long a killed worker may take to be gone.
 const KILLED_LIMIT: Duration = Duration::from_secs(10);
+/// How long a worker may take to end with its daemon before it is killed.
+const LEAVE_LIMIT: Duration = Duration::from_secs(2);
 /// Longest grace of a stop.
 const GRACE_MAX: Duration = Duration::from_secs(60);
 
@@ -29,7 +32,7 @@ impl Actor {
             Some(status) => status,
             None => self.kill(worker).await?,
         };
-        let mut end = self.end(status, false);
+        let mut end = self.end(Watched::Ended(status));
         if asked.is_none() {
             end.kind = EndKind::Asked;
             end.reason = format!("stopped by an operator; it did not end within {grace:?} and was killed");
@@ -67,6 +70,20 @@ impl Actor {
                 },
             }
         }
+    }
+
+    /// The daemon goes, and with it a worker that was to. What is on record stands: as after the machine went down.
+    pub(super) async fn leave(&self, worker: &Arc<Worker>) {
+        if !self.shared.config.ephemeral {
+            return;
+        }
+        worker.process.let_go();
+        if timeout(LEAVE_LIMIT, worker.process.ended()).await.is_err()
+            && let Err(error) = self.kill(worker).await
+        {
+            tracing::error!(guest = %self.record.spec.name, error = in_full(&error), "its worker cannot be ended");
+        }
+        clear(&self.shared, self.record.id).await;
     }
 
     async fn kill(&self, worker: &Worker) -> Result<Option<ExitStatus>, HostError> {
