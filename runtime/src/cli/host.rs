@@ -231,6 +231,7 @@ pub(super) fn run(settings: Settings) -> Result<ExitCode> {
 async fn serve(plan: Plan) -> Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("signals cannot be received")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be received")?;
+    let guests = if plan.config.ephemeral { "guests end, too" } else { "guests go on serving" };
     let host = Host::open(plan.config).await?;
     let server = Server::bind(plan.listen, Limits::default()).await?;
     let ready = announce(host.clone(), server.socket().to_owned(), server.tcp());
@@ -240,7 +241,7 @@ async fn serve(plan: Plan) -> Result<ExitCode> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("going down; guests go on serving");
+        tracing::info!("going down; {guests}");
     };
     server.run(host.clone(), asked).await;
     ready.abort();

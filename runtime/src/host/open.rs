@@ -20,7 +20,7 @@ use super::modules::{Compiler, Modules};
 use super::record::{GuestId, Record, Standing};
 use super::registry::Registry;
 use super::shared::Shared;
-use super::supervisor::{Begin, Found, Supervised, clear, end_stranger, find};
+use super::supervisor::{Begin, Found, Supervised, clear, end_stranger, end_strays, find};
 use super::{HostConfig, OpenError};
 use crate::jail;
 use crate::worker::become_subreaper;
@@ -48,6 +48,8 @@ pub(super) async fn shared(config: HostConfig) -> Result<Arc<Shared>, OpenError>
     let registry = Arc::new(Registry::open(layout.clone())?);
     let links = Links::open(config.bridge.clone())?;
     let group = control_group(&config.name, layout.state());
+    let ids: Vec<_> = registry.records().iter().map(|record| record.id.to_string()).collect();
+    end_strays(&group, &ids.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let own_uids = jail::has_own_users();
     let compiler = Compiler { program: config.worker_program.clone(), group: group.clone(), own_uid: own_uids };
     let modules = Modules::open(layout.clone(), compiler).await.map_err(|error| OpenError::Modules(Box::new(error)))?;
@@ -75,9 +77,11 @@ pub(super) async fn guests(shared: &Arc<Shared>) -> Result<Guests, OpenError> {
 
 /// Takes up one guest, or finishes deleting it.
 async fn take_up(shared: &Arc<Shared>, record: Record, rebooted: bool) -> Option<(crate::api::GuestName, Supervised)> {
-    let found = match find(&shared.layout, record.id).await {
-        Found::Stranger(process) => {
-            end_stranger(&process).await;
+    let found = match find(shared, record.id).await {
+        Found::Strangers(processes) => {
+            for process in &processes {
+                end_stranger(process).await;
+            }
             Found::Nobody
         }
         found => found,
@@ -129,9 +133,13 @@ async fn sweep(shared: &Shared, records: &[Record]) {
                 continue;
             }
             if let Ok(id) = name.parse() {
-                match find(&shared.layout, id).await {
+                match find(shared, id).await {
                     Found::Worker { worker, .. } => worker.end().await,
-                    Found::Stranger(process) => end_stranger(&process).await,
+                    Found::Strangers(processes) => {
+                        for process in &processes {
+                            end_stranger(process).await;
+                        }
+                    }
                     Found::Nobody => {}
                 }
             }
@@ -142,7 +150,8 @@ async fn sweep(shared: &Shared, records: &[Record]) {
         }
     }
     let ids: Vec<_> = records.iter().map(|record| record.id.to_string()).collect();
-    jail::sweep(&shared.group, &ids.iter().map(String::as_str).collect::<Vec<_>>());
+    let ids: Vec<_> = ids.iter().map(String::as_str).collect();
+    jail::sweep(&shared.group, &ids);
 }
 
 /// A daemon that was killed while it started a worker leaves a child that has the lock until its `exec`.

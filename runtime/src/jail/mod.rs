@@ -21,7 +21,7 @@ mod rights;
 mod root;
 pub mod seccomp;
 
-pub use cgroup::{Cgroup, CgroupError, CgroupLimits, lacks as lacks_cgroups, sweep};
+pub use cgroup::{Cgroup, CgroupError, CgroupLimits, exists as has_groups, lacks as lacks_cgroups, strays, sweep};
 pub use enter::{GO, Jail, JailError, enter};
 pub(crate) use rights::COMPILE_CPU_S_MAX;
 pub use rights::Rights;
@@ -62,7 +62,35 @@ pub fn has_own_users() -> bool {
     fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| maps_all(&map))
 }
 
+/// The processes of that user, by their ids here.
+pub(crate) fn processes_of(uid: u32) -> Vec<u32> {
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // Not by the directory's owner: that is root for a process whose memory is hidden.
+    let is_of =
+        |pid: &u32| fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|text| real_uid(&text) == Some(uid));
+    pids.filter(is_of).collect()
+}
+
+/// From `status`, proc(5).
+fn real_uid(status: &str) -> Option<u32> {
+    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace().next()?.parse().ok()
+}
+
 /// Whether a process with this uid map and root's rights may be anybody (the initial user namespace).
 fn maps_all(uid_map: &str) -> bool {
     uid_map.split_ascii_whitespace().eq(["0", "0", "4294967295"]) && nix::unistd::geteuid().is_root()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_are_found_by_their_user() {
+        let uid = nix::unistd::getuid().as_raw();
+        assert!(processes_of(uid).contains(&std::process::id()));
+        assert!(processes_of(0x7fff_fff0).is_empty());
+        assert_eq!(real_uid("Name:\tx\nUid:\t7\t8\t9\t10\n"), Some(7));
+    }
 }

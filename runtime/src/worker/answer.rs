@@ -87,7 +87,7 @@ impl Answering {
         loop {
             let (news, knocks, ready) = self.wait();
             if self.leash.as_ref().is_some_and(Watcher::is_gone) {
-                self.mailbox.ask_stop();
+                self.mailbox.say_daemon_gone();
                 self.leash = None;
             }
             if news && let (_, Some(stats)) = self.mailbox.take_news() {

@@ -51,6 +51,9 @@ pub enum ControlError {
     /// It answered something else than it was asked.
     #[error("the worker answered with something else")]
     Unexpected,
+    /// It told counters that cannot be.
+    #[error("the worker tells impossible counters: {0}")]
+    Impossible(&'static str),
     /// It said a name that is none.
     #[error("the worker says an impossible name")]
     Name(#[from] NameError),
@@ -103,7 +106,13 @@ impl Control {
     /// The guest's counters; `rss_bytes` and `cpu_us` are 0.
     pub async fn stats(&mut self, limit: Duration) -> Result<GuestStats, ControlError> {
         match self.ask(Request::Stats, limit).await? {
-            Reply::Stats(stats) => Ok(*stats),
+            Reply::Stats(stats) => match super::stats::check(&stats) {
+                Ok(()) => Ok(*stats),
+                Err(what) => {
+                    self.stream = None;
+                    Err(ControlError::Impossible(what))
+                }
+            },
             _ => Err(self.unexpected()),
         }
     }
@@ -212,6 +221,9 @@ mod tests {
         assert!(matches!(garbage, ControlError::Frame(FrameError::Decode(_))), "{garbage}");
         let other = asked(&frame::encode(&Reply::Stopping).unwrap(), "other").await;
         assert!(matches!(other, ControlError::Unexpected), "{other}");
+        let stats = crate::api::GuestStats { rx_bytes: u64::MAX, ..Default::default() };
+        let lies = asked(&frame::encode(&Reply::Stats(Box::new(stats))).unwrap(), "lies").await;
+        assert!(matches!(lies, ControlError::Impossible(_)), "{lies}");
     }
 
     #[tokio::test]

@@ -21,7 +21,8 @@ const EXIT_TRAPPED: u8 = 101;
 /// The guest overran its poll budget: what `timeout` exits with.
 const EXIT_OVERRAN: u8 = 124;
 
-/// Reads the record in that file; `None` if there is no whole one: the worker was killed.
+/// Reads the record in that file; `None` if there is no whole one: the worker was killed. The file is the worker's, which
+/// may have become hostile: the reason is as long as one may be, and has no control characters but line ends.
 pub fn read_end(path: &Path) -> io::Result<Option<End>> {
     let mut text = Vec::new();
     match File::open(path) {
@@ -29,7 +30,12 @@ pub fn read_end(path: &Path) -> io::Result<Option<End>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    Ok(serde_json::from_slice(&text).ok())
+    Ok(serde_json::from_slice(&text).ok().map(|end: End| End { reason: harmless(&end.reason), ..end }))
+}
+
+fn harmless(reason: &str) -> String {
+    let reason = &reason[..reason.floor_char_boundary(REASON_BYTES_MAX)];
+    reason.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Writes the record, whole or not at all, over what an earlier run left.
@@ -45,6 +51,11 @@ pub(super) fn write_end(file: &File, end: &End) {
 /// An operator asked.
 pub(super) fn asked() -> (End, u8) {
     (end(EndKind::Asked, None, "stopped by an operator".into()), 0)
+}
+
+/// Its daemon has ended, and the worker was to end with it.
+pub(super) fn leashed() -> (End, u8) {
+    (end(EndKind::MachineDown, None, "the daemon that it was to end with has ended".into()), 0)
 }
 
 /// The guest, or its device, ended.
@@ -85,4 +96,31 @@ fn end(kind: EndKind, exit_code: Option<i32>, mut reason: String) -> End {
     reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
     let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     End { kind, exit_code, reason, at_ms: u64::try_from(at.as_millis()).unwrap_or(u64::MAX) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_worker_wrote_is_an_end_or_none() {
+        let path = std::env::temp_dir().join(format!("roam-end-{}", std::process::id()));
+        let read = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            read_end(&path).unwrap()
+        };
+        let record = |reason: &str| {
+            let reason = serde_json::to_string(reason).unwrap();
+            format!(r#"{{"kind":"exited","exit_code":3,"reason":{reason},"at_ms":18446744073709551615}}"#).into_bytes()
+        };
+        let bell = read(&record("one\ntwo\x1b[2J\u{7}")).unwrap();
+        assert_eq!((bell.exit_code, bell.reason.as_str()), (Some(3), "one\ntwo\u{fffd}[2J\u{fffd}"));
+        assert_eq!(read(&record(&"\u{e9}".repeat(9000))).unwrap().reason.len(), REASON_BYTES_MAX);
+        let long = record(&"x".repeat(END_BYTES_MAX as usize));
+        for garbage in [&b""[..], b"{", b"null", b"\xff\xfe", &[b'['; 60_000], &long, &[0; 100_000]] {
+            assert_eq!(read(garbage), None, "{:?}", &garbage[..garbage.len().min(20)]);
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(read_end(&path).unwrap(), None);
+    }
 }

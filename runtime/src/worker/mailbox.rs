@@ -29,6 +29,8 @@ struct Slots {
 pub(super) struct Asked {
     pub(super) stats: bool,
     pub(super) stop: bool,
+    /// Because the daemon has gone.
+    pub(super) leashed: bool,
 }
 
 impl Mailbox {
@@ -56,6 +58,12 @@ impl Mailbox {
     /// Control to datapath: end.
     pub(super) fn ask_stop(&self) {
         self.slots().asked.stop = true;
+        ring(&self.datapath);
+    }
+
+    /// Control to datapath: end, since the daemon has gone.
+    pub(super) fn say_daemon_gone(&self) {
+        self.slots().asked.leashed = true;
         ring(&self.datapath);
     }
 
@@ -103,7 +111,7 @@ mod tests {
         let mailbox = Mailbox::new().unwrap();
         mailbox.ask_stats();
         mailbox.ask_stats();
-        assert_eq!(mailbox.take_asked(), Asked { stats: true, stop: false });
+        assert_eq!(mailbox.take_asked(), Asked { stats: true, ..Asked::default() });
         assert_eq!(mailbox.take_asked(), Asked::default());
         mailbox.ask_stop();
         assert!(mailbox.take_asked().stop);

@@ -25,7 +25,7 @@ pub struct WorkerProcess {
     /// Set once it has been reaped: `None` inside if somebody else did.
     status: Mutex<Option<Option<ExitStatus>>>,
     /// Its launch connection, if the worker is to end with us.
-    _leash: Option<UnixStream>,
+    leash: Mutex<Option<UnixStream>>,
 }
 
 /// What a process has used.
@@ -48,12 +48,17 @@ pub fn become_subreaper() -> io::Result<()> {
 impl WorkerProcess {
     /// The process that has this id now.
     pub fn open(pid: u32) -> io::Result<Self> {
-        Ok(Self { pid, file: sys::process::pidfd_open(pid)?, status: Mutex::new(None), _leash: None })
+        Ok(Self { pid, file: sys::process::pidfd_open(pid)?, status: Mutex::new(None), leash: Mutex::new(None) })
     }
 
     /// It ends when this value is dropped.
     pub(super) fn leashed(self, leash: Option<UnixStream>) -> Self {
-        Self { _leash: leash, ..self }
+        Self { leash: Mutex::new(leash), ..self }
+    }
+
+    /// A worker that was to end with us ends now, in order; any other serves on.
+    pub fn let_go(&self) {
+        self.leash.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Its id in our pid namespace.

@@ -229,7 +229,10 @@ fn run(serving: Serving) -> ExitCode {
         }
         let asked = mailbox.take_asked();
         if asked.stop {
-            break Ok(());
+            break Ok(end::asked());
+        }
+        if asked.leashed {
+            break Ok(end::leashed());
         }
         if asked.stats {
             match watchdog.guard(|| stats(&mut guest, edge.counters(), &log, since)) {
@@ -239,7 +242,7 @@ fn run(serving: Serving) -> ExitCode {
         }
     };
     guest.take_log().iter().for_each(|line| log.write(line));
-    let (record, code) = ended.map_or_else(|error| end::of(&error), |()| end::asked());
+    let (record, code) = ended.unwrap_or_else(|error| end::of(&error));
     end::write_end(&end, &record);
     // Nothing is left to be tidied up that the kernel does not.
     std::process::exit(code.into())

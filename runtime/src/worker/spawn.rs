@@ -133,8 +133,12 @@ impl Started {
             .stdout(Stdio::null())
             .stderr(stderr);
         let program_failed = |source| SpawnError::Program { program: spawn.program.into(), source };
-        let child = command.spawn().map_err(program_failed)?;
-        let starter = WorkerProcess::open(child.id()).map_err(io_error("taking hold of the worker's process"))?;
+        let mut child = command.spawn().map_err(program_failed)?;
+        let starter = WorkerProcess::open(child.id()).map_err(|source| {
+            // Out of descriptors. Without one it cannot be reaped later on.
+            let _ = child.kill().and_then(|()| child.wait());
+            io_error("taking hold of the worker's process")(source)
+        })?;
         Ok(Self { stream: Some(stream), starter: Some(starter), worker: None })
     }
 

@@ -64,7 +64,10 @@ impl Stage {
         let mut command = self.bed.lab.host().command(ROAM);
         command.args(["host", "--bridge", "br0", "--network", "10.90.0.0/24", "--pool", "10.90.0.64/26"]);
         command.args(["--name", &self.config.name, "--state-dir"]).arg(&self.config.state_dir);
-        command.arg("--run-dir").arg(&self.config.run_dir);
+        command.arg("--run-dir").arg(&self.config.run_dir).env_remove("ROAM_CONFIG");
+        if self.config.ephemeral {
+            command.arg("--ephemeral");
+        }
         let mut daemon = Process::spawn(command).unwrap();
         daemon.wait_for("ready", LIMIT).unwrap();
         daemon

@@ -10,30 +10,61 @@ use crate::api::{End, EndKind};
 /// What is known of an ended worker.
 #[derive(Debug, Default)]
 pub(super) struct Traces {
-    /// What it wrote.
+    /// What it wrote. It may have become hostile.
     pub(super) written: Option<End>,
-    /// What the kernel says; not known of one that ended while no daemon ran.
-    pub(super) status: Option<ExitStatus>,
+    /// What this daemon saw of its end.
+    pub(super) watched: Watched,
     /// How often its group ran out of memory.
     pub(super) memory_kills: u64,
     /// The end of what it wrote to its standard error.
     pub(super) said: String,
-    /// Whether the machine was booted since.
-    pub(super) rebooted: bool,
+}
+
+/// What a daemon sees of a worker's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Watched {
+    /// It was there. How the worker ended is not known of one it has adopted: that is not its child.
+    Ended(Option<ExitStatus>),
+    /// It was not there yet.
+    Nothing {
+        /// Whether the machine was booted since.
+        rebooted: bool,
+    },
+}
+
+impl Default for Watched {
+    fn default() -> Self {
+        Self::Nothing { rebooted: false }
+    }
 }
 
 /// The end, told in one sentence.
-pub(super) fn explain(traces: Traces, at_ms: u64) -> End {
-    if let Some(written) = traces.written {
+pub(super) fn explain(traces: Traces, now_ms: u64) -> End {
+    // Nothing has happened in the future.
+    let written = traces.written.as_ref().map(|end| End { at_ms: end.at_ms.min(now_ms), ..end.clone() });
+    if let Some(written) = written.filter(|end| is_its_to_say(end.kind, traces.watched)) {
         return written;
     }
-    let (kind, reason) = match traces.status {
-        _ if traces.rebooted => (EndKind::MachineDown, "the machine went down while it ran".into()),
-        None if traces.memory_kills > 0 => (EndKind::Killed, MEMORY.into()),
-        None => (EndKind::Killed, "its worker ended while no daemon watched, and left no word".into()),
-        Some(status) => by_status(status, &traces),
+    let (kind, reason) = match traces.watched {
+        Watched::Ended(Some(status)) => by_status(status, &traces),
+        Watched::Nothing { rebooted: true } => (EndKind::MachineDown, "the machine went down while it ran".into()),
+        _ if traces.memory_kills > 0 => (EndKind::Killed, MEMORY.into()),
+        Watched::Ended(None) => (EndKind::Killed, "its worker ended without a record of why".into()),
+        Watched::Nothing { .. } => {
+            (EndKind::Killed, "its worker ended while no daemon watched, and left no word".into())
+        }
     };
-    End { kind, exit_code: None, reason, at_ms }
+    End { kind, exit_code: None, reason, at_ms: now_ms }
+}
+
+/// A worker cannot know that it was killed, and that its daemon went down with it is not so while that watches: what
+/// follows from such ends is not counted against a guest.
+fn is_its_to_say(kind: EndKind, watched: Watched) -> bool {
+    match kind {
+        EndKind::Killed => false,
+        EndKind::MachineDown => matches!(watched, Watched::Nothing { .. }),
+        EndKind::Asked | EndKind::Exited | EndKind::Trapped | EndKind::Overran | EndKind::Failed => true,
+    }
 }
 
 const MEMORY: &str = "killed by the kernel: the worker took more memory than its limit";
@@ -58,7 +89,7 @@ mod tests {
     use super::*;
 
     fn traces(status: i32) -> Traces {
-        Traces { status: Some(ExitStatus::from_raw(status)), ..Traces::default() }
+        Traces { watched: Watched::Ended(Some(ExitStatus::from_raw(status))), ..Traces::default() }
     }
 
     #[test]
@@ -70,9 +101,26 @@ mod tests {
         assert!(told(traces(11)).contains("SIGSEGV"));
         assert!(told(Traces { said: "last words".into(), ..traces(101 << 8) }).contains("last words"));
         assert!(told(Traces::default()).contains("no daemon"));
-        let down = explain(Traces { rebooted: true, ..Traces::default() }, 7);
+        assert!(told(Traces { watched: Watched::Ended(None), ..Traces::default() }).contains("without a record"));
+        let down = Traces { watched: Watched::Nothing { rebooted: true }, ..Traces::default() };
+        let down = explain(down, 7);
         assert_eq!((down.kind, down.at_ms), (EndKind::MachineDown, 7));
         let written = End { kind: EndKind::Exited, exit_code: Some(3), reason: "x".into(), at_ms: 1 };
-        assert_eq!(explain(Traces { written: Some(written.clone()), rebooted: true, ..traces(9) }, 7), written);
+        assert_eq!(explain(Traces { written: Some(written.clone()), ..traces(9) }, 7), written);
+    }
+
+    #[test]
+    fn a_worker_is_not_believed_everything() {
+        let says = |kind, watched| {
+            let written = End { kind, exit_code: None, reason: "says who?".into(), at_ms: u64::MAX };
+            explain(Traces { written: Some(written), watched, ..Traces::default() }, 7)
+        };
+        let watched = Watched::Ended(Some(ExitStatus::from_raw(0)));
+        for kind in [EndKind::Killed, EndKind::MachineDown] {
+            assert_eq!(says(kind, watched).kind, EndKind::Failed, "{kind:?}");
+        }
+        let leashed = says(EndKind::MachineDown, Watched::default());
+        assert_eq!((leashed.kind, leashed.at_ms), (EndKind::MachineDown, 7));
+        assert_eq!(says(EndKind::Asked, watched).at_ms, 7);
     }
 }

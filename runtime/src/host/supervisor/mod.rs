@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(super) use actor::Begin;
-pub(super) use adopt::{Found, end_stranger, find};
+pub(super) use adopt::{Found, end_stranger, end_strays, find};
 pub(super) use start::{clear, network_config, start, start_failed};
 pub(super) use worker::Worker;
 

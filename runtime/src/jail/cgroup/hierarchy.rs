@@ -72,24 +72,23 @@ impl Hierarchy {
         if !self.unified {
             return self.controllers.clone();
         }
-        self.delegate(&[group]);
+        self.make_way(&[group]);
         let listed = fs::read_to_string(self.directory.join(group).join("cgroup.controllers")).unwrap_or_default();
         let given = |controller: &&Controller| listed.split_whitespace().any(|name| name == controller.name());
         self.controllers.iter().filter(given).copied().collect()
     }
 
-    /// In version 2 a group's children have the controllers it hands on, from the root down. A step that fails shows
-    /// when a limit is set: the file is missing.
-    pub(super) fn delegate(&self, path: &[&Path]) {
-        if !self.unified {
-            return;
-        }
+    /// Makes the groups on the way to a new one. In version 2 a group's children have the controllers it hands on, from
+    /// the root down. A step that fails shows when the new group is made, or a limit is set: the file is missing.
+    pub(super) fn make_way(&self, path: &[&Path]) {
         let mut directory = self.directory.clone();
         for part in std::iter::once(Path::new("")).chain(path.iter().copied()) {
             directory.push(part);
             let _ = fs::create_dir(&directory);
-            for controller in &self.controllers {
-                let _ = fs::write(directory.join("cgroup.subtree_control"), format!("+{}", controller.name()));
+            if self.unified {
+                for controller in &self.controllers {
+                    let _ = fs::write(directory.join("cgroup.subtree_control"), format!("+{}", controller.name()));
+                }
             }
         }
     }

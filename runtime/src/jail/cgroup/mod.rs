@@ -1,12 +1,16 @@
 //! Limits on what a worker may use of the machine: control groups, of version 1 or 2, whichever has the controller.
 //!
 //! A guest's group is `roam/HOST/GUEST` in each hierarchy. The daemon makes it before the worker is, moves the worker
-//! in before that is told anything, and removes it when it has ended.
+//! in before that is told anything, and removes it when it has ended. A worker cannot leave its group, so the group also
+//! tells what is left of a guest ([`Cgroup::processes`]).
+//!
+//! Groups without a process are nobody's: any daemon may remove them, those of daemons that were killed among them
+//! ([`sweep`]). Whoever makes one is prepared for that, up to the moment there is a process in it.
 
 mod hierarchy;
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, DirEntry};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -32,6 +36,8 @@ pub(crate) const COMPILE_BYTES_MAX: u64 = 2 << 30;
 /// How often, and how long, a group is tried to be removed that the kernel still calls busy.
 const REMOVE_STEP: Duration = Duration::from_millis(5);
 const REMOVE_TRIES_MAX: u32 = 400;
+/// How often a group is made again that another daemon removed, empty as it was.
+const MAKE_TRIES_MAX: u32 = 16;
 
 /// What a worker may use; `None` is no limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,14 +78,31 @@ pub struct CgroupError {
     pub source: io::Error,
 }
 
+impl CgroupError {
+    /// Whether the group is not there (any more).
+    fn is_gone(&self) -> bool {
+        let gone = [Errno::ENOENT, Errno::ENODEV].map(|errno| Some(errno as i32));
+        gone.contains(&self.source.raw_os_error())
+    }
+}
+
 fn failed(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> CgroupError {
     move |source| CgroupError { path: path.to_path_buf(), doing, source }
 }
 
 /// One worker's group, in each hierarchy that has one of the controllers. Dropping it removes nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Cgroup {
     directories: Vec<PathBuf>,
+    /// What it was made of, should it have to be made again.
+    made: Option<Made>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Made {
+    host: String,
+    guest_id: String,
+    limits: CgroupLimits,
 }
 
 impl Cgroup {
@@ -87,36 +110,36 @@ impl Cgroup {
     /// this machine. Where the machine has no controller for a limit, or does not let us, there is none: [`lacks`]
     /// says so.
     pub fn new(host: &str, guest_id: &str, limits: &CgroupLimits) -> Result<Self, CgroupError> {
-        let mut group = Self { directories: Vec::new() };
-        for hierarchy in Hierarchy::usable() {
-            let directory = hierarchy.directory().join(ROOT).join(host).join(guest_id);
-            hierarchy.delegate(&[ROOT.as_ref(), host.as_ref()]);
-            // One that was left over may have limits that stand in the way of these.
-            let _ = remove(&directory);
-            make(&directory)?;
-            group.directories.push(directory.clone());
-            for controller in hierarchy.controllers() {
-                for (file, value) in settings(*controller, hierarchy.unified(), limits) {
-                    set(&directory.join(file), &value)?;
-                }
-            }
-        }
-        Ok(group)
+        let made = Made { host: host.into(), guest_id: guest_id.into(), limits: *limits };
+        Ok(Self { directories: made.make()?, made: Some(made) })
     }
 
     /// The group a guest was given before, by this daemon or the one before it.
     pub fn existing(host: &str, guest_id: &str) -> Self {
         let directory = |hierarchy: Hierarchy| hierarchy.directory().join(ROOT).join(host).join(guest_id);
-        Self { directories: Hierarchy::usable().map(directory).filter(|directory| directory.is_dir()).collect() }
+        let directories = Hierarchy::usable().map(directory).filter(|directory| directory.is_dir()).collect();
+        Self { directories, made: None }
     }
 
-    /// Moves a process in, with all its threads.
+    /// Moves a process in, with all its threads. From then on the group is there as long as that process.
     pub fn add(&self, pid: u32) -> Result<(), CgroupError> {
-        for directory in &self.directories {
+        let join = |directory: &PathBuf| {
             let path = directory.join("cgroup.procs");
-            fs::write(&path, pid.to_string()).map_err(failed(&path, "joined"))?;
+            fs::write(&path, pid.to_string()).map_err(failed(&path, "joined"))
+        };
+        let mut tries = 0;
+        loop {
+            match (self.directories.iter().try_for_each(join), &self.made) {
+                (Err(error), Some(made)) if error.is_gone() && tries < MAKE_TRIES_MAX => drop(made.make()?),
+                (result, _) => return result,
+            }
+            tries += 1;
         }
-        Ok(())
+    }
+
+    /// The processes in it, by their ids here. One that has ended but was not reaped is none of them.
+    pub fn processes(&self) -> Vec<u32> {
+        processes(self.directories.iter().cloned())
     }
 
     /// How often the kernel killed something in it for want of memory.
@@ -127,7 +150,7 @@ impl Cgroup {
         files.flatten().filter_map(|text| memory_kills(&text)).sum()
     }
 
-    /// Removes it, once all in it have ended. One that is gone is no error.
+    /// Removes it, once all in it have ended, and its host's when that was the last. One that is gone is no error.
     pub async fn remove(self) -> Result<(), CgroupError> {
         for directory in &self.directories {
             let mut tries = 0;
@@ -138,26 +161,77 @@ impl Cgroup {
                 }
                 tokio::time::sleep(REMOVE_STEP).await;
             }
+            // Not empty is the usual answer.
+            directory.ancestors().skip(1).take(2).for_each(|above| drop(remove(above)));
         }
         Ok(())
     }
 }
 
-/// Removes all groups of this host but those of the guests to `keep`, and its own when none is left. What is busy
-/// stays: it has a process in it.
+impl Made {
+    fn make(&self) -> Result<Vec<PathBuf>, CgroupError> {
+        let mut directories = Vec::new();
+        for hierarchy in Hierarchy::usable() {
+            let directory = hierarchy.directory().join(ROOT).join(&self.host).join(&self.guest_id);
+            // One that was left over may have limits that stand in the way of these.
+            let _ = remove(&directory);
+            let way: [&Path; 2] = [ROOT.as_ref(), self.host.as_ref()];
+            make(&hierarchy, &way, &directory)?;
+            // Who else is on the way may not have got as far as to hand on all controllers. Now it stays.
+            hierarchy.make_way(&way);
+            for controller in hierarchy.controllers() {
+                for (file, value) in settings(*controller, hierarchy.unified(), &self.limits) {
+                    set(&directory.join(file), &value)?;
+                }
+            }
+            directories.push(directory);
+        }
+        Ok(directories)
+    }
+}
+
+/// Whether this machine has a group for every worker.
+pub fn exists() -> bool {
+    Hierarchy::usable().next().is_some()
+}
+
+/// The processes in groups of this host but those of the guests to `keep`: nobody knows them.
+pub fn strays(host: &str, keep: &[&str]) -> Vec<u32> {
+    let groups = Hierarchy::usable().flat_map(|hierarchy| children(&hierarchy.directory().join(ROOT).join(host)));
+    let strays = groups.filter(|entry| !keep.iter().any(|id| entry.file_name() == *id));
+    processes(strays.map(|entry| entry.path()))
+}
+
+/// Removes all groups of this host but those of the guests to `keep`, and whatever other daemons have left, as far as
+/// no process is in it.
 pub fn sweep(host: &str, keep: &[&str]) {
     for hierarchy in Hierarchy::usable() {
-        let directory = hierarchy.directory().join(ROOT).join(host);
-        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-            let kept = keep.iter().any(|id| entry.file_name() == *id);
-            if !kept && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                let _ = remove(&entry.path());
+        let root = hierarchy.directory().join(ROOT);
+        for of_host in children(&root) {
+            for of_guest in children(&of_host.path()) {
+                let kept = of_host.file_name() == host && keep.iter().any(|id| of_guest.file_name() == *id);
+                if !kept {
+                    let _ = remove(&of_guest.path());
+                }
             }
+            // Not empty is the usual answer.
+            let _ = remove(&of_host.path());
         }
-        // Not empty is the usual answer.
-        let _ = remove(&directory);
-        let _ = remove(&hierarchy.directory().join(ROOT));
+        let _ = remove(&root);
     }
+}
+
+/// The groups in a group.
+fn children(directory: &Path) -> impl Iterator<Item = DirEntry> + use<> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+}
+
+fn processes(groups: impl Iterator<Item = PathBuf>) -> Vec<u32> {
+    let listed = groups.flat_map(|directory| fs::read_to_string(directory.join("cgroup.procs")));
+    // One of another pid namespace has no number here, and is shown as 0.
+    let pids = listed.flat_map(|text| text.lines().flat_map(str::parse).filter(|pid| *pid != 0).collect::<Vec<u32>>());
+    pids.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// Which limits this machine cannot set, in words.
@@ -191,12 +265,14 @@ fn settings(controller: Controller, unified: bool, limits: &CgroupLimits) -> Vec
     }
 }
 
-fn make(directory: &Path) -> Result<(), CgroupError> {
+fn make(hierarchy: &Hierarchy, way: &[&Path], directory: &Path) -> Result<(), CgroupError> {
     let mut tries = 0;
     loop {
-        match fs::create_dir_all(directory) {
+        hierarchy.make_way(way);
+        match fs::create_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
             // Another daemon's sweep may have removed the parent, empty until now.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < 3 => tries += 1,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < MAKE_TRIES_MAX => tries += 1,
             result => return result.map_err(failed(directory, "made")),
         }
     }
@@ -207,7 +283,11 @@ fn set(path: &Path, value: &str) -> Result<(), CgroupError> {
     if !path.exists() {
         return Ok(());
     }
-    fs::write(path, value).map_err(failed(path, "set"))
+    match fs::write(path, value).map_err(failed(path, "set")) {
+        // The whole group is gone: it is made again when it is joined.
+        Err(error) if error.is_gone() => Ok(()),
+        result => result,
+    }
 }
 
 fn remove(directory: &Path) -> Result<(), CgroupError> {
@@ -252,28 +332,32 @@ mod tests {
         let limits =
             CgroupLimits { memory_bytes_max: Some(64 << 20), cpus_max: Some(0.5), tasks_max: Some(SERVE_TASKS_MAX) };
         let group = Cgroup::new(&host, "a", &limits).unwrap();
-        assert_eq!(Cgroup::existing(&host, "a"), group);
         assert_eq!(Cgroup::existing(&host, "b").directories, Vec::<PathBuf>::new());
         if group.directories.is_empty() {
             assert_eq!(lacks().len(), Controller::ALL.len());
             return;
         }
+        // Another daemon has come by.
+        sweep("test-other", &[]);
+        assert_eq!(Cgroup::existing(&host, "a").directories, Vec::<PathBuf>::new());
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         group.add(child.id()).unwrap();
         let mine = fs::read_to_string(format!("/proc/{}/cgroup", child.id())).unwrap();
         assert!(mine.contains(&format!("/roam/{host}/a")), "{mine}");
-        sweep(&host, &[]);
-        assert_eq!(Cgroup::existing(&host, "a"), group, "busy groups stay");
+        let limits = fs::read_to_string(group.directories[0].join("memory.limit_in_bytes"));
+        assert!(limits.is_err() || limits.is_ok_and(|bytes| bytes.trim() == "67108864"), "limits are set again");
+        assert_eq!(group.processes(), [child.id()]);
+        assert_eq!((strays(&host, &["a"]), strays(&host, &["b"])), (vec![], vec![child.id()]));
+        let name = host.as_str();
+        for sweeper in [name, "test-other"] {
+            sweep(sweeper, &[]);
+            assert_eq!(Cgroup::existing(name, "a").directories, group.directories, "busy groups stay");
+        }
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(group.memory_kills(), 0);
+        let parents: Vec<_> = group.directories.iter().filter_map(|it| it.parent().map(Path::to_path_buf)).collect();
         group.remove().await.unwrap();
-        Cgroup::new(&host, "b", &limits).unwrap();
-        Cgroup::new(&host, "c", &limits).unwrap();
-        sweep(&host, &["c"]);
-        assert!(Cgroup::existing(&host, "b").directories.is_empty());
-        assert!(!Cgroup::existing(&host, "c").directories.is_empty());
-        sweep(&host, &[]);
-        assert!(Cgroup::existing(&host, "c").directories.is_empty());
+        assert!(!parents.iter().any(|parent| parent.exists()), "the host's goes with the last");
     }
 }

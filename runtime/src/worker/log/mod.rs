@@ -31,6 +31,8 @@ const FILES: [&str; 2] = ["log.0", "log.1"];
 const HEADER_BYTES: usize = 28;
 const HEADER_START: &str = "{\"half\":\"";
 const HEADER_END: &str = "\"}\n";
+/// The levels, most severe first.
+const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
 /// Longest line, bytes: a longest log line whose every byte takes six to write, and the rest of an entry.
 const LINE_BYTES_MAX: usize = 6 * roam_abi::limits::LOG_LINE_BYTES_MAX + 256;
 

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::{FILES, HEADER_BYTES, LINE_BYTES_MAX, sequence};
+use super::{FILES, HEADER_BYTES, LEVELS, LINE_BYTES_MAX, sequence};
 use crate::api::LogEntry;
 
 /// Bytes read at once: at least one whole line.
@@ -125,7 +125,9 @@ fn split(piece: &[u8], start: Position) -> (Vec<Line>, Position) {
     let mut position = start;
     let mut lines = Vec::new();
     for line in piece.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
-        if let Ok(entry) = serde_json::from_slice(line) {
+        if let Ok(entry) = serde_json::from_slice::<LogEntry>(line)
+            && LEVELS.contains(&entry.level.as_str())
+        {
             lines.push(Line { position, entry });
         }
         position.offset += line.len() as u64;

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use roam_abi::LogLevel;
 
-use super::{HEADER_BYTES, LINE_BYTES_MAX, header, sequence};
+use super::{HEADER_BYTES, LEVELS, LINE_BYTES_MAX, header, sequence};
 use crate::api::LogEntry;
 use crate::guest::LogLine;
 
@@ -75,10 +75,10 @@ impl Log {
     fn entry(&self, at_ns: i64, level: u32, text: String) -> Vec<u8> {
         let at_ms = u64::try_from(self.epoch_ns.saturating_add(at_ns) / 1_000_000).unwrap_or(0);
         let level = match LogLevel::from_raw(level) {
-            Some(LogLevel::Error) => "error",
-            Some(LogLevel::Warn) => "warn",
-            Some(LogLevel::Info) | None => "info",
-            Some(LogLevel::Debug) => "debug",
+            Some(LogLevel::Error) => LEVELS[0],
+            Some(LogLevel::Warn) => LEVELS[1],
+            Some(LogLevel::Info) | None => LEVELS[2],
+            Some(LogLevel::Debug) => LEVELS[3],
         };
         let mut line = serde_json::to_vec(&LogEntry { at_ms, level: level.into(), text }).unwrap_or_default();
         line.push(b'\n');
