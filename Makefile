@@ -9,7 +9,7 @@ help:
 	@echo "make demo    build, then show guests serving ping, curl, nc and load in namespaces of their own"
 	@echo "make test    build, then all tests, formatting, lints and docs"
 	@echo "make build   everything in release: roam, roam-bench, guests, netstack"
-	@echo "make fuzz    fuzz the frame and module decoders for SECONDS (60) each; needs nightly and cargo-fuzz"
+	@echo "make fuzz    fuzz all that decodes what others say for SECONDS (60) each; needs nightly and cargo-fuzz"
 	@echo "make setup   install what is missing (called by the others)"
 
 setup:

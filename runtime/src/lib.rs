@@ -1,20 +1,31 @@
 //! The roam runtime: runs servers as WebAssembly guests that own their whole TCP/IP stack.
 //!
 //! ```text
-//!  roam run ── cli/ ──> engine/  bytes to a module whose state is visible   ┐
-//!                       guest/   module + netstack in one store: step()     │ pure: time, randomness
-//!                       net/     TAP ⇄ rings, offload, watchdog             │ and frames are arguments
-//!                       sys/     the only unsafe                            ┘ (engine and guest)
-//!  roam load ─ cli/ ──> load/    open-loop client
-//!  roam demo ─ cli/ ──> demo/    what a newcomer sees, on lab/: namespaces that clean up after themselves
+//!  roam deploy, ps, … ─ api/client ──HTTP──> host/serve ─ host/    roam host: the daemon
+//!                       cert/  who may ask over TCP            │     records, modules, addresses, supervisors
+//!                                                              │ worker/  launch, control socket, log, end
+//!                                                              ▼
+//!  roam worker, one process per guest ─ jail/: namespaces, empty root, no rights, seccomp, control group
+//!      engine/  bytes to a module whose state is visible   ┐
+//!      guest/   module + netstack in one store: step()     │ pure: time, randomness and frames are arguments
+//!      net/     TAP ⇄ rings, offload, watchdog             ┘ (engine and guest)
+//!
+//!  roam run    a guest in the foreground, without daemon and jail
+//!  roam lab    lab/standing: namespaces with a daemon in each; lab/ itself is for demo, tests and benchmarks
+//!  roam demo   demo/: what a newcomer sees          roam load   load/: open-loop client
 //! ```
 //!
-//! Read [`guest`] first: it is what everything else serves. Invariants:
+//! The command line is `cli/`, one file a command; the only unsafe is in `sys/`. Read [`guest`] first: it is what
+//! everything else serves; then [`worker`], [`jail`] and [`host`]. Invariants:
 //!
 //! - Between polls all state of a guest is its memories, its globals, its clock, its random generator and the frames
 //!   in its rings ([`guest`]); what could not be saved is refused when a module is loaded ([`engine`]).
 //! - The same inputs give the same outputs ([`guest::Inputs`], [`guest::Outputs`]).
-//! - Whatever a guest, a frame or a file does ends in a typed error or a counter, never in a panic of the host.
+//! - A guest has one worker at most, whatever daemon or machine did meanwhile; workers outlive daemons ([`host`]).
+//! - What the host's API reports as done is on disk, twice; no crash loses it (`host::registry`).
+//! - A worker can do nothing but compute and use the descriptors it was given ([`jail`]); nothing it says or writes is
+//!   trusted ([`worker`]). An unauthenticated peer reaches no handler ([`host::serve`]).
+//! - Whatever a guest, a worker, a peer, a frame or a file does ends in a typed error or a counter, never in a panic of the host.
 
 pub mod api;
 pub mod cert;

@@ -13,44 +13,60 @@ use crate::engine::ModuleHash;
 /// A guest to be deployed. What is left out is allocated by the host or has the default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "name": "kv",
+    "module": "f53c2d2a1973d83db42f1c9f024de9122cd816ddba2d11eddef5c6aff06dbf0a",
+    "ip": "10.90.0.10/16",
+    "env": {"LEVEL": "debug"},
+    "args": ["--memory", "64m"],
+    "restart": "on-failure"
+}))]
 pub struct GuestSpec {
     /// What it is called on its host: a DNS label.
-    #[schema(value_type = String, example = "kv")]
+    #[schema(value_type = String, pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", min_length = 1, max_length = 63)]
     pub name: GuestName,
     /// blake3 of the module, 64 hex digits. The host must have it (`PUT /v1/modules/{digest}`).
-    #[schema(value_type = String)]
+    #[schema(value_type = String, pattern = "^[0-9a-fA-F]{64}$")]
     pub module: ModuleHash,
     /// IPv4 address and prefix; allocated from the host's pool when neither `ip` nor `ip6` is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "10.90.0.10/24")]
+    #[schema(value_type = Option<String>, pattern = "^[0-9.]+/[0-9]+$", example = "10.90.0.10/24")]
     pub ip: Option<CidrText<Ipv4Addr>>,
     /// IPv6 address and prefix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "fd90::10/64")]
+    #[schema(value_type = Option<String>, pattern = "^[0-9a-fA-F:.]+/[0-9]+$", example = "fd90::10/64")]
     pub ip6: Option<CidrText<Ipv6Addr>>,
     /// Ethernet address; derived from the addresses when left out, locally administered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "02:00:00:00:00:0a")]
+    #[schema(
+        value_type = Option<String>,
+        pattern = "^[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}$",
+        example = "02:00:00:00:00:0a"
+    )]
     pub mac: Option<MacText>,
     /// IPv4 gateway; the host's own default when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, format = Ipv4)]
     pub gateway: Option<Ipv4Addr>,
     /// IPv6 gateway; the host's own default when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, format = Ipv6)]
     pub gateway6: Option<Ipv6Addr>,
     /// IP MTU, bytes.
     #[serde(default = "default_mtu")]
+    #[schema(default = default_mtu, minimum = 576, maximum = 9216)]
     pub mtu: u16,
     /// Limit of the guest's linear memories, bytes.
     #[serde(default = "default_memory")]
+    #[schema(default = default_memory, minimum = 65536, maximum = 4294967296_u64)]
     pub memory_bytes_max: u64,
     /// Limit of all sockets' buffers together, bytes.
     #[serde(default = "default_memory")]
+    #[schema(default = default_memory, minimum = 1048576, maximum = 2147483648_u64)]
     pub socket_memory_bytes_max: u64,
     /// Limit of its CPU time in cores, where the host has cgroups: 0.5 is half a core. None by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0.01, maximum = 1024.0)]
     pub cpus_max: Option<f64>,
     /// Environment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -60,12 +76,15 @@ pub struct GuestSpec {
     pub args: Vec<String>,
     /// What to do when it ends by itself.
     #[serde(default)]
+    #[schema(default = RestartPolicy::default)]
     pub restart: RestartPolicy,
     /// CPU time one poll may take before the guest is stopped, microseconds.
     #[serde(default = "default_poll_budget")]
+    #[schema(default = default_poll_budget, minimum = 1000, maximum = 60000000)]
     pub poll_budget_us: u64,
     /// How long to look for frames before sleeping, microseconds.
     #[serde(default)]
+    #[schema(default = 0, maximum = 1000000)]
     pub busy_poll_us: u64,
 }
 
@@ -296,4 +315,33 @@ pub struct GuestView {
     pub last_end: Option<End>,
     /// When it was deployed, milliseconds since 1970.
     pub created_ms: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use utoipa::PartialSchema;
+
+    /// The description has numbers where the check has names.
+    #[test]
+    fn the_description_has_the_limits_that_are_checked() {
+        let schema = serde_json::to_value(GuestSpec::schema()).unwrap();
+        let property = |name: &str| schema["properties"][name].clone();
+        for field in ["mtu", "memory_bytes_max", "socket_memory_bytes_max", "poll_budget_us", "busy_poll_us"] {
+            let (min, max) =
+                (property(field)["minimum"].as_u64().unwrap(), property(field)["maximum"].as_u64().unwrap());
+            let outside = [min.checked_sub(1), max.checked_add(1)].into_iter().flatten().map(|value| (value, false));
+            for (value, fits) in [(min, true), (max, true)].into_iter().chain(outside) {
+                let mut spec = serde_json::json!({"name": "a", "module": "0".repeat(64)});
+                spec[field] = value.into();
+                let spec: GuestSpec = serde_json::from_value(spec).unwrap();
+                assert_eq!(spec.check().is_ok(), fits, "{field} = {value}");
+            }
+        }
+        let left_out = serde_json::to_value(GuestSpec::new("a".parse().unwrap(), ModuleHash([0; 32]))).unwrap();
+        for (name, value) in left_out.as_object().unwrap() {
+            let default = &property(name)["default"];
+            assert!(default == value || ["name", "module"].contains(&name.as_str()), "{name}: {default} {value}");
+        }
+    }
 }

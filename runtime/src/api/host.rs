@@ -15,7 +15,7 @@ pub struct HostView {
     /// The guest ABI it runs.
     pub abi_version: u32,
     /// blake3 of its netstack.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
     pub netstack: ModuleHash,
     /// The kernel.
     pub kernel: String,
@@ -42,7 +42,7 @@ pub struct Health {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ModuleView {
     /// blake3 of its bytes.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
     pub digest: ModuleHash,
     /// Its size.
     pub size_bytes: u64,

@@ -74,11 +74,11 @@ impl PollTimes {
 
     /// The bound below which that share of all polls is; `None` when there were none. The longest for the last bucket.
     pub fn quantile_ns(&self, quantile: f64) -> Option<u64> {
-        let total: u64 = self.counts.iter().sum();
+        let total = self.counts.iter().fold(0, |sum: u64, count| sum.saturating_add(*count));
         let rank = ((total as f64 * quantile).ceil() as u64).max(1);
-        let mut seen = 0;
+        let mut seen = 0_u64;
         let reached = |count: &u64| {
-            seen += count;
+            seen = seen.saturating_add(*count);
             seen >= rank
         };
         let index = self.counts.iter().position(reached)?;
@@ -161,5 +161,8 @@ mod tests {
         assert_eq!(times.quantile_ns(0.5), Some(1024));
         assert_eq!(times.quantile_ns(0.99), Some(8192));
         assert_eq!(times.quantile_ns(1.0), Some(3_000_000_000_000));
+        // What a hostile worker may count.
+        times.counts = vec![u64::MAX; 3];
+        assert_eq!(times.quantile_ns(0.5), Some(1024));
     }
 }

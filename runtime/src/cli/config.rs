@@ -61,7 +61,7 @@ impl Config {
         Ok(Self::default())
     }
 
-    fn parse(text: &str, path: &Path) -> Result<Self> {
+    pub(super) fn parse(text: &str, path: &Path) -> Result<Self> {
         // toml says line and column, and shows the line.
         toml::from_str(text).map_err(|error| Usage(format!("{}: {error}", path.display())).into())
     }

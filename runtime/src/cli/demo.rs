@@ -12,7 +12,7 @@ use super::units;
 use crate::demo::{self, Options, Style};
 use crate::lab;
 
-/// Shows four guests serve ordinary clients, in network namespaces that leave nothing behind.
+/// Show four guests serve ordinary clients, in network namespaces of their own.
 ///
 /// Needs no root where the kernel lets users have user namespaces. Exit code: 0 when all went well, 1 when something
 /// was lost, changed or not answered, or when the demo could not take place.

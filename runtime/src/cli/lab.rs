@@ -19,11 +19,11 @@ use crate::lab::has_rights;
 use crate::lab::standing::{HOSTS_MAX, LabName, Labs, Raised, Shape, StandingError, Status};
 use crate::load::units::{UnitError, bits_per_second};
 
-/// Raise and use a lab: hosts that run daemons, a gateway and a client, each in a network namespace of this machine.
+/// Raise, use and take down a lab: hosts, a gateway and a client on this machine.
 ///
-/// The hosts' guests and the client share an Ethernet, 10.90.0.0/16 and fd90::/64, that no address outside is reached
-/// from or reaches. A lab stays until it is taken down. Needs root. Its files are in /run/roam/labs, or where
-/// ROAM_LAB_DIR says.
+/// Each is a network namespace; the hosts run daemons. The hosts' guests and the client share an Ethernet, 10.90.0.0/16
+/// and fd90::/64, that no address outside is reached from or reaches. A lab stays until it is taken down. Needs root.
+/// Its files are in /run/roam/labs, or where ROAM_LAB_DIR says.
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub(super) struct Arguments {

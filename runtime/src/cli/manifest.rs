@@ -39,7 +39,7 @@ pub(super) fn load(path: &Path) -> Result<Vec<(PathBuf, Wanted)>> {
     parse(&text, path)
 }
 
-fn parse(text: &str, path: &Path) -> Result<Vec<(PathBuf, Wanted)>> {
+pub(super) fn parse(text: &str, path: &Path) -> Result<Vec<(PathBuf, Wanted)>> {
     let refuse = |what: String| Usage(format!("{}: {what}", path.display()));
     // toml says line and column, and shows the line.
     let file: File = toml::from_str(text).map_err(|error| refuse(error.to_string()))?;

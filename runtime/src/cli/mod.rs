@@ -103,6 +103,13 @@ enum Command {
     Worker(worker::Arguments),
 }
 
+/// What a text is taken for as a manifest and as a configuration file: a door for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn settings(text: &str) -> (Result<usize>, Result<()>) {
+    let path = std::path::Path::new("settings.toml");
+    (manifest::parse(text, path).map(|guests| guests.len()), Config::parse(text, path).map(drop))
+}
+
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     run_command(Arguments::parse()).unwrap_or_else(|error| exit::report(&error))
@@ -148,7 +155,8 @@ fn start_log(filter: Option<&str>, format: Option<LogFormat>, config: &Config) -
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     match format.or(config.log_format).unwrap_or(LogFormat::Human) {
         LogFormat::Human => log.init(),
-        LogFormat::Json => log.json().init(),
+        // The span a line belongs to is told once.
+        LogFormat::Json => log.json().with_span_list(false).init(),
     }
     Ok(())
 }

@@ -47,6 +47,12 @@ use guests::{Guests, Reservation};
 use shared::Shared;
 use supervisor::{Begin, Supervised};
 
+/// Whether these bytes are a guest's record: a door for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn is_record(bytes: &[u8]) -> bool {
+    registry::decode(bytes, std::path::Path::new("record.json")).is_ok()
+}
+
 /// A running host. Clones are the same one.
 ///
 /// Everything happens in the network namespace of the thread that opened it, which must be its runtime's own.

@@ -39,3 +39,9 @@ pub use orders::{Daemon, OrdersError};
 pub use process::{Usage, WorkerProcess, become_subreaper};
 pub use run::run;
 pub use spawn::{Spawn, SpawnError, spawn};
+
+/// A message from exactly its bytes: a door for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn decode<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
+    frame::decode(body)
+}

@@ -258,7 +258,7 @@ fn encode(record: &Record) -> Vec<u8> {
     serde_json::to_vec(record).expect("a record has no map whose keys are no strings")
 }
 
-fn decode(bytes: &[u8], path: &Path) -> Result<Record, RegistryError> {
+pub(super) fn decode(bytes: &[u8], path: &Path) -> Result<Record, RegistryError> {
     /// What all versions have.
     #[derive(serde::Deserialize)]
     struct Version {

@@ -8,14 +8,16 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
+use roam_netstack::Stats;
 use tokio::time::timeout;
 
-use crate::api::{GuestState, GuestStats, GuestView, PollTimes};
+use crate::api::{GuestState, GuestStats, GuestView, HostView, PollTimes};
 use crate::host::serve::App;
 
 /// All guests at one moment. One that does not tell its counters in time has none.
 #[derive(Debug)]
 pub(super) struct Scrape {
+    host: HostView,
     guests: Vec<Guest>,
 }
 
@@ -39,7 +41,7 @@ impl Scrape {
         let guests = stream::iter(app.host.list().await).map(ask);
         let mut guests: Vec<_> = guests.buffer_unordered(app.limits.scrape_guests_at_once).collect().await;
         guests.sort_by(|one, other| one.view.spec.name.cmp(&other.view.spec.name));
-        Self { guests }
+        Self { host: app.host.about().await, guests }
     }
 }
 
@@ -109,6 +111,9 @@ impl Collector for Scrape {
 
 impl Scrape {
     fn encode_host(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut family = encoder.encode_descriptor("roam_host_info", "What the host is.", None, MetricType::Gauge)?;
+        let labels = [("name", self.host.name.as_str()), ("version", self.host.version.as_str())];
+        family.encode_family(&labels)?.encode_gauge(&1_u64)?;
         let mut family = encoder.encode_descriptor("roam_guests", "Guests by state.", None, MetricType::Gauge)?;
         for (state, label) in STATES {
             let count = self.guests.iter().filter(|guest| guest.view.state == state).count();
@@ -132,6 +137,11 @@ impl Scrape {
                 let labels = [("guest", guest.view.spec.name.as_str()), ("state", label)];
                 family.encode_family(&labels)?.encode_gauge(&u64::from(guest.view.state == state))?;
             }
+        }
+        let (help, unit) = ("Limit of the guest's linear memories.", Some(&Unit::Bytes));
+        let mut family = encoder.encode_descriptor("roam_guest_memory_limit", help, unit, MetricType::Gauge)?;
+        for guest in &self.guests {
+            family.encode_family(&guest.label)?.encode_gauge(&guest.view.spec.memory_bytes_max)?;
         }
         let help = "Times a guest was started again without an operator's doing.";
         let mut family = encoder.encode_descriptor("roam_guest_restarts", help, None, MetricType::Counter)?;
@@ -170,8 +180,10 @@ impl Scrape {
         let mut family = encoder.encode_descriptor("roam_guest_netstack", help, None, MetricType::Counter)?;
         for (guest, stats) in self.running() {
             let counters: &BTreeMap<String, u64> = &stats.netstack;
-            for (counter, value) in counters {
-                let labels = [("guest", guest.view.spec.name.as_str()), ("counter", counter.as_str())];
+            // The names are the worker's word; those that become labels are ours.
+            let known = Stats::NAMES.iter().filter_map(|name| Some((*name, counters.get(*name)?)));
+            for (counter, value) in known {
+                let labels = [("guest", guest.view.spec.name.as_str()), ("counter", counter)];
                 family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(value, None)?;
             }
         }
@@ -190,5 +202,19 @@ fn histogram(times: &PollTimes) -> (f64, u64, Vec<(f64, u64)>) {
     // A worker that was started by an older daemon may know fewer buckets.
     counts.resize(PollTimes::BUCKETS, 0);
     let buckets: Vec<_> = counts.iter().enumerate().map(|(index, &count)| (bound(index), count)).collect();
-    (times.sum_ns as f64 / 1e9, counts.iter().sum(), buckets)
+    // The worker may have become hostile: its counts need not fit.
+    let count = counts.iter().fold(0, |sum: u64, count| sum.saturating_add(*count));
+    (times.sum_ns as f64 / 1e9, count, buckets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_that_do_not_fit_are_no_panic() {
+        let times = PollTimes { counts: vec![u64::MAX; PollTimes::BUCKETS], sum_ns: u64::MAX, max_ns: 0 };
+        let (_, count, buckets) = histogram(&times);
+        assert_eq!((count, buckets.len()), (u64::MAX, PollTimes::BUCKETS));
+    }
 }

@@ -20,6 +20,16 @@ use crate::host::{HostError, LogQuery};
 
 type Name = Checked<Path<GuestName>>;
 
+/// Describes [`Name`].
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "only its description is used")]
+pub(super) struct NamePath {
+    /// The guest.
+    #[param(pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", min_length = 1, max_length = 63, example = "kv")]
+    name: String,
+}
+
 /// How long a guest that is stopped has, unless the request says.
 const GRACE_MS: u64 = 2000;
 /// How long it can be given.
@@ -37,12 +47,16 @@ const LINES_AT_ONCE: usize = 256;
     operation_id = "create_guest",
     request_body = GuestSpec,
     responses(
-        (status = 201, description = "It serves", body = GuestView),
-        (status = 400, description = "Not understood", body = ErrorBody),
+        (
+            status = 201,
+            description = "It serves",
+            body = GuestView,
+            headers(("Location" = String, description = "Its path"))
+        ),
+        (status = 404, description = "The host does not have its module", body = ErrorBody),
         (status = 409, description = "Name or address taken", body = ErrorBody),
         (status = 422, description = "Not possible", body = ErrorBody),
-        (status = 424, description = "It did not start", body = ErrorBody),
-        (status = 507, description = "The disk is full", body = ErrorBody)
+        (status = 424, description = "It did not start", body = ErrorBody)
     )
 )]
 pub(super) async fn create(State(app): State<App>, Input(spec): Input<GuestSpec>) -> Result<Response, Refusal> {
@@ -69,7 +83,7 @@ pub(super) async fn list(State(app): State<App>) -> Json<Vec<GuestView>> {
     path = "/v1/guests/{name}",
     tag = "guests",
     operation_id = "inspect_guest",
-    params(("name" = String, Path, description = "The guest")),
+    params(NamePath),
     responses((status = 200, body = GuestView), (status = 404, body = ErrorBody))
 )]
 pub(super) async fn inspect(State(app): State<App>, Checked(Path(name)): Name) -> Result<Json<GuestView>, Refusal> {
@@ -82,7 +96,7 @@ pub(super) async fn inspect(State(app): State<App>, Checked(Path(name)): Name) -
     path = "/v1/guests/{name}/start",
     tag = "guests",
     operation_id = "start_guest",
-    params(("name" = String, Path, description = "The guest")),
+    params(NamePath),
     responses(
         (status = 200, description = "It serves", body = GuestView),
         (status = 404, body = ErrorBody),
@@ -99,8 +113,9 @@ pub(super) async fn start(State(app): State<App>, Checked(Path(name)): Name) -> 
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Stop {
-    /// How long it may take before it is killed, milliseconds, at most 60000; 2000 when left out.
+    /// How long it may take before it is killed, milliseconds.
     #[serde(default = "grace")]
+    #[param(default = grace, maximum = 60000)]
     grace_ms: u64,
 }
 
@@ -114,8 +129,12 @@ fn grace() -> u64 {
     path = "/v1/guests/{name}/stop",
     tag = "guests",
     operation_id = "stop_guest",
-    params(("name" = String, Path, description = "The guest"), Stop),
-    responses((status = 200, description = "It is stopped", body = GuestView), (status = 404, body = ErrorBody))
+    params(NamePath, Stop),
+    responses(
+        (status = 200, description = "It is stopped", body = GuestView),
+        (status = 404, body = ErrorBody),
+        (status = 422, description = "Too long a grace", body = ErrorBody)
+    )
 )]
 pub(super) async fn stop(
     State(app): State<App>,
@@ -136,6 +155,7 @@ pub(super) async fn stop(
 pub(super) struct Delete {
     /// Also when it runs.
     #[serde(default)]
+    #[param(default = false)]
     force: bool,
 }
 
@@ -145,7 +165,7 @@ pub(super) struct Delete {
     path = "/v1/guests/{name}",
     tag = "guests",
     operation_id = "delete_guest",
-    params(("name" = String, Path, description = "The guest"), Delete),
+    params(NamePath, Delete),
     responses(
         (status = 204, description = "It is gone"),
         (status = 404, body = ErrorBody),
@@ -167,7 +187,7 @@ pub(super) async fn delete(
     path = "/v1/guests/{name}/stats",
     tag = "guests",
     operation_id = "guest_stats",
-    params(("name" = String, Path, description = "The guest")),
+    params(NamePath),
     responses(
         (status = 200, body = GuestStats),
         (status = 404, body = ErrorBody),
@@ -186,6 +206,7 @@ pub(super) async fn stats(State(app): State<App>, Checked(Path(name)): Name) -> 
 pub(super) struct Lines {
     /// Go on with new lines as they come.
     #[serde(default)]
+    #[param(default = false)]
     follow: bool,
     /// Begin with the last so many lines; all that are kept when left out.
     tail: Option<u64>,
@@ -199,7 +220,7 @@ pub(super) struct Lines {
     path = "/v1/guests/{name}/logs",
     tag = "guests",
     operation_id = "guest_logs",
-    params(("name" = String, Path, description = "The guest"), Lines),
+    params(NamePath, Lines),
     responses(
         (status = 200, content_type = "application/x-ndjson", body = LogEntry),
         (status = 404, body = ErrorBody)

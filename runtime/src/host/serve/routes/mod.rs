@@ -1,5 +1,6 @@
 //! The interface: one handler a route, each described where it stands.
 
+mod description;
 mod guests;
 mod host;
 mod modules;
@@ -32,7 +33,8 @@ const OPENAPI: &str = "/v1/openapi.json";
     info(
         title = "roam host",
         description = "Runs servers as sandboxed WebAssembly guests. Served on a unix socket and, with certificates on \
-                       both sides (TLS 1.3), on TCP. Times are milliseconds since 1970 unless their name says otherwise.",
+                       both sides (TLS 1.3), on TCP. Times are milliseconds since 1970 unless their name says otherwise. \
+                       Every error carries an ErrorBody. This text is at /v1/openapi.json.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     tags(
@@ -73,7 +75,8 @@ pub(super) fn router(app: App) -> Router {
 
 /// The description, as it is served and committed.
 pub(super) fn openapi() -> String {
-    let (_, description) = described().split_for_parts();
+    let (_, mut description) = described().split_for_parts();
+    description::complete(&mut description);
     let mut text = description.to_pretty_json().expect("a description is JSON");
     text.push('\n');
     text

@@ -10,6 +10,7 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::api::{ErrorBody, ErrorCode, ModuleView};
 use crate::engine::ModuleHash;
@@ -19,6 +20,22 @@ use crate::host::serve::answer::{Checked, Refusal};
 use crate::host::serve::body::Guarded;
 
 type Digest = Checked<Path<ModuleHash>>;
+
+/// Describes [`Digest`].
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "only its description is used")]
+pub(super) struct DigestPath {
+    /// blake3 of the module's bytes.
+    #[param(pattern = "^[0-9a-fA-F]{64}$")]
+    digest: String,
+}
+
+/// Describes a module's bytes.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "only its description is used")]
+pub(super) struct Wasm(Vec<u8>);
 
 /// Bytes read from a module's file at once.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -41,9 +58,9 @@ pub(super) async fn list(State(app): State<App>) -> Result<Json<Vec<ModuleView>>
     path = "/v1/modules/{digest}",
     tag = "modules",
     operation_id = "read_module",
-    params(("digest" = String, Path, description = "blake3, 64 hex digits")),
+    params(DigestPath),
     responses(
-        (status = 200, content_type = "application/wasm", body = [u8]),
+        (status = 200, content_type = "application/wasm", body = inline(Wasm)),
         (status = 404, body = ErrorBody)
     )
 )]
@@ -73,15 +90,12 @@ fn pieces(file: File) -> impl Stream<Item = Result<Bytes, std::io::Error>> {
     path = "/v1/modules/{digest}",
     tag = "modules",
     operation_id = "put_module",
-    params(("digest" = String, Path, description = "blake3, 64 hex digits")),
-    request_body(content = [u8], content_type = "application/wasm"),
+    params(DigestPath),
+    request_body(content = inline(Wasm), content_type = "application/wasm"),
     responses(
         (status = 201, description = "It was new", body = ModuleView),
         (status = 200, description = "The host had it", body = ModuleView),
-        (status = 408, description = "It came too slowly", body = ErrorBody),
-        (status = 413, description = "Too large", body = ErrorBody),
-        (status = 422, description = "Not a module that this host runs, or of another digest", body = ErrorBody),
-        (status = 507, description = "The disk is full", body = ErrorBody)
+        (status = 422, description = "Not a module that this host runs, or of another digest", body = ErrorBody)
     )
 )]
 pub(super) async fn put(
@@ -107,7 +121,7 @@ pub(super) async fn put(
     path = "/v1/modules/{digest}",
     tag = "modules",
     operation_id = "delete_module",
-    params(("digest" = String, Path, description = "blake3, 64 hex digits")),
+    params(DigestPath),
     responses(
         (status = 204, description = "It is gone"),
         (status = 404, body = ErrorBody),

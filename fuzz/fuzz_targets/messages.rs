@@ -1,0 +1,33 @@
+//! Messages between daemon and worker, either of which may have become hostile: what is understood can be worked with,
+//! and is the same when it goes on as JSON.
+//!
+//! Input: a byte that chooses the message, then its body.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use roam_runtime::api::GuestStats;
+use roam_runtime::worker::{Launch, Launched, Reply, Request, decode};
+
+fuzz_target!(|data: &[u8]| {
+    let Some((kind, body)) = data.split_first() else { return };
+    match kind % 4 {
+        0 => drop(decode::<Request>(body)),
+        1 => drop(decode::<Launched>(body)),
+        2 => drop(decode::<Launch>(body)),
+        _ => {
+            if let Ok(Reply::Stats(stats)) = decode(body) {
+                show(&stats);
+            }
+        }
+    }
+});
+
+fn show(stats: &GuestStats) {
+    for quantile in [0.5, 0.99, 1.0] {
+        if let Some(time_ns) = stats.poll_times.quantile_ns(quantile) {
+            assert!(time_ns <= stats.poll_times.max_ns);
+        }
+    }
+    let text = serde_json::to_vec(stats).expect("counters are JSON");
+    assert_eq!(&serde_json::from_slice::<GuestStats>(&text).expect("what we wrote"), stats);
+}
