@@ -119,10 +119,13 @@ fn free<A: Address>(pool: &Pool<A>, taken: &BTreeSet<u128>) -> Option<u128> {
     let network_bits = host_bits::<A>(pool.prefix);
     // The network's own address (or subnet router's, RFC 4291) and its broadcast address are no host's, but where
     // there are two addresses at most.
-    let reserved = |address: u128| {
+    let of_network = |address: u128| {
         let host = address & network_bits;
         network_bits > 1 && (host == 0 || (A::HAS_BROADCAST && host == network_bits))
     };
+    // A part of a network has no such addresses of its own, but people and tools take its ends for them.
+    let is_end = |address: u128| range_bits > 1 && [0, range_bits].contains(&(address & range_bits));
+    let reserved = |address: u128| of_network(address) || is_end(address);
     let mut address = first;
     loop {
         if !reserved(address) && !taken.contains(&address) {
@@ -235,9 +238,25 @@ mod tests {
         let first = results[0].as_ref().unwrap();
         assert_eq!((first.ip, first.gateway), (Some("10.90.0.2/30".parse().unwrap()), pool.gateway));
         assert_eq!(results[1], Err(AddressError::Exhausted("10.90.0.0/30".into())));
+    }
+
+    #[test]
+    fn allocation_leaves_out_the_ends_of_a_part() {
         let part = pool4("10.90.1.0/24", 16, None);
-        let results = place_all(&[spec("a")], (Some(part), None));
-        assert_eq!(results[0].as_ref().unwrap().ip, Some("10.90.1.0/16".parse().unwrap()));
+        let part6 =
+            Pool { range: Cidr { address: "fd90::1:0".parse().unwrap(), prefix: 112 }, prefix: 64, gateway: None };
+        let results = place_all(&[spec("a")], (Some(part), Some(part6)));
+        let first = results[0].as_ref().unwrap();
+        assert_eq!(first.ip, Some("10.90.1.1/16".parse().unwrap()));
+        assert_eq!(first.ip6, Some("fd90::1:1/64".parse().unwrap()));
+        // Of four there are two; of two or one, all.
+        for (range, expected) in [("10.90.1.4/30", &[5, 6][..]), ("10.90.1.4/31", &[4, 5]), ("10.90.1.4/32", &[4])] {
+            let specs: Vec<_> = ["a", "b", "c"].map(spec).into_iter().take(expected.len() + 1).collect();
+            let mut results = place_all(&specs, (Some(pool4(range, 16, None)), None));
+            assert_eq!(results.pop().unwrap(), Err(AddressError::Exhausted(range.into())));
+            let last = |result: &Result<NetworkView, _>| result.as_ref().unwrap().ip.unwrap().0.address.octets()[3];
+            assert_eq!(results.iter().map(last).collect::<Vec<_>>(), expected);
+        }
     }
 
     #[test]
@@ -291,6 +310,9 @@ mod tests {
             for (index, network) in placed.iter().enumerate() {
                 let ip = network.ip.unwrap().0.address;
                 prop_assert!(![0, 3, 255].contains(&ip.octets()[3]), "{ip}");
+                // The last of the pool is only who asked for it.
+                let last = (1u16 << (32 - prefix)) - 1;
+                prop_assert!(specs.iter().any(|spec| spec.ip == network.ip) || u16::from(ip.octets()[3]) < last, "{ip}");
                 for other in &placed[..index] {
                     prop_assert!(other.ip != network.ip && other.mac != network.mac);
                     prop_assert!(network.ip6.is_none() || other.ip6 != network.ip6);
