@@ -23,10 +23,11 @@ pub(super) struct Layout {
 
 impl Layout {
     /// Makes the directories, closed to others.
-    pub(super) fn make(state: &Path, run: &Path) -> io::Result<Self> {
-        let layout = Self { state: std::path::absolute(state)?, run: std::path::absolute(run)? };
-        for dir in [&layout.guests(), &layout.modules(), &layout.running(), &layout.root()] {
-            make_dir(dir)?;
+    pub(super) fn make(state: &Path, run: &Path) -> Result<Self, (PathBuf, io::Error)> {
+        let whole = |path: &Path| std::path::absolute(path).map_err(|error| (path.to_path_buf(), error));
+        let layout = Self { state: whole(state)?, run: whole(run)? };
+        for dir in [layout.guests(), layout.modules(), layout.running(), layout.root()] {
+            make_dir(&dir).map_err(|error| (dir, error))?;
         }
         Ok(layout)
     }
