@@ -3,12 +3,13 @@
 CARGO ?= $(shell command -v cargo || echo $(HOME)/.cargo/bin/cargo)
 export CARGO
 
-.PHONY: help demo test build setup lint fuzz clean
+.PHONY: help demo test build man setup lint fuzz clean
 
 help:
 	@echo "make demo    build, then show guests serving ping, curl, nc and load in namespaces of their own"
 	@echo "make test    build, then all tests, formatting, lints and docs"
 	@echo "make build   everything in release: roam, roam-bench, guests, netstack"
+	@echo "make man     the manual pages, into target/man"
 	@echo "make fuzz    fuzz all that decodes what others say for SECONDS (60) each; needs nightly and cargo-fuzz"
 	@echo "make setup   install what is missing (called by the others)"
 
@@ -18,6 +19,10 @@ setup:
 build: setup
 	$(CARGO) build --release --workspace
 	@scripts/build-wasm.sh target/wasm
+
+man: setup
+	$(CARGO) build --release -p roam-runtime
+	target/release/roam man target/man
 
 demo: setup
 	$(CARGO) build --release -p roam-runtime

@@ -158,6 +158,12 @@ fn errors_say_what_to_do() {
     assert!(failed(&dir.0, &["ps"], 2).contains("roam lab up"));
     assert!(failed(&dir.0, &["ps", "--host", "host-z"], 4).contains("no host `host-z`"));
     assert!(failed(&dir.0, &["ps", "--host", "https://a"], 2).contains("--tls-dir"));
+    assert!(failed(&dir.0, &["ps", "--host", "http://a:1"], 2).contains("https://"));
+    assert!(failed(&dir.0, &["host", "--name", "a", "--bridge", "a-bridge-too-long"], 2).contains("15 bytes"));
+    dir.write("empty.wasm", "");
+    let url = "unix:/nowhere/api.sock";
+    let error = failed(&dir.0, &["deploy", "empty.wasm", "--memory", "1KiB", "--host", url], 2);
+    assert!(error.contains("--memory is 1 KiB") && error.contains("64 KiB"), "{error}");
     assert!(failed(&dir.0, &["ps", "--host", "unix:/nowhere/api.sock"], 3).contains("roam host"));
     assert!(failed(&dir.0, &["lab", "status", "--name", "none"], 4).contains("roam lab up"));
     assert!(failed(&dir.0, &["lab", "exec", "--name", "none", "client", "true"], 4).contains("roam lab up"));
@@ -175,9 +181,13 @@ fn errors_say_what_to_do() {
 #[test]
 fn a_closed_output_is_no_error() {
     let dir = Dir::new("pipe");
-    let mut command = roam(&dir.0, &["completions", "bash"]);
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
-    let output = command.stdout(writer).stderr(Stdio::piped()).output().unwrap();
-    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));
+    succeeded(&dir.0, &["cert", "init", "--dir", "pki"]);
+    let show = ["cert", "show", "pki/ca.pem"];
+    for arguments in [&["completions", "bash"][..], &show, &[&show[..], &["--json"]].concat()] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = roam(&dir.0, arguments).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""), "{arguments:?}");
+    }
 }

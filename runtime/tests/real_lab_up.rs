@@ -305,3 +305,51 @@ fn a_lab_that_does_not_come_up_leaves_nothing() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("ROAM_LAB_DIR"), "{output:?}");
     bed.assert_nothing_left(&[]);
 }
+
+/// Traps at its first poll.
+const TRAPS: &str = r#"(module (memory (export "memory") 1)
+    (func (export "roam_abi_version") (result i32) i32.const 1)
+    (func (export "roam_poll") (param i64) (result i64) unreachable))"#;
+
+#[test]
+fn a_manifest_is_done_once_and_what_ended_says_why() {
+    let Some(bed) = Bed::new(1) else { return };
+    bed.up(0, &["--hosts", "1"]);
+    let host = format!("{}/host-a", bed.names[0]);
+    fs::write(bed.base.join("traps.wasm"), wat::parse_str(TRAPS).unwrap()).unwrap();
+    let manifest = bed.base.join("roam.toml");
+    let declare = |memory: &str| {
+        let echo = format!("[[guest]]\nmodule = '{}'\nmemory = '{memory}'\n", wasm("echo").display());
+        fs::write(&manifest, format!("{echo}[[guest]]\nmodule = 'traps.wasm'\nrestart = 'no'\n")).unwrap();
+    };
+    let deploy = ["deploy", "--json", "--host", &host, "--file", manifest.to_str().unwrap()];
+    let done = |lines: &str| -> Vec<String> {
+        let reports = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        reports.map(|report| report["done"].as_str().unwrap().to_owned()).collect()
+    };
+    declare("64MiB");
+    assert_eq!(done(&bed.ok(&deploy)), ["created", "created"]);
+    assert_eq!(done(&bed.ok(&deploy)), ["unchanged", "unchanged"]);
+    // What differs is refused, and left as it is; the rest is done.
+    declare("65MiB");
+    let refused = bed.fails(&deploy, 5);
+    assert!(refused.contains("memory_bytes_max is 67108864, not 68157440") && refused.contains("roam rm"), "{refused}");
+    // Its first address is the first that looks like a host's.
+    let echo = bed.json(&["inspect", "echo", "--host", &host, "--json"]);
+    assert_eq!((&echo["guest"]["state"], &echo["guest"]["network"]["ip"]), (&"running".into(), &"10.90.1.1/16".into()));
+    bed.pings(0, "10.90.1.1");
+    let mut listed = String::new();
+    for _ in 0..1000 {
+        listed = bed.ok(&["ps", "--host", &host]);
+        if listed.contains("ended") {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(listed.contains("the guest trapped: wasm trap: wasm `unreachable`"), "{listed}");
+    bed.down(0);
+    // The directory above the labs holds the manifest.
+    fs::remove_file(&manifest).unwrap();
+    fs::remove_file(bed.base.join("traps.wasm")).unwrap();
+    bed.assert_nothing_left(&[]);
+}

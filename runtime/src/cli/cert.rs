@@ -10,7 +10,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::units;
+use super::{print, units};
 use crate::cert::{Authority, Identity, Issue, Role};
 
 /// Make and show certificates.
@@ -122,34 +122,26 @@ fn report(certificate: &Path, key: Option<PathBuf>, json: bool) -> Result<()> {
     let identity = Identity::of_file(certificate)?;
     let valid_now = identity.is_valid_at(OffsetDateTime::now_utc());
     let report = Report { certificate: certificate.to_owned(), key, identity, valid_now };
-    if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print(&report)?;
-    }
-    Ok(())
+    if json { print::json(&report) } else { print::text(&show(&report)?) }
 }
 
-fn print(report: &Report) -> Result<()> {
+fn show(report: &Report) -> Result<String> {
     let Report { certificate, key, identity, valid_now } = report;
     let role = match (identity.role, identity.authority) {
         (_, true) => "authority",
         (Some(role), false) => role.as_str(),
         (None, false) => "none",
     };
-    println!("certificate  {}", certificate.display());
-    if let Some(key) = key {
-        println!("key          {}", key.display());
-    }
-    println!("name         {}", identity.name);
-    println!("role         {role}");
+    let mut rows = vec![("certificate", certificate.display().to_string())];
+    rows.extend(key.iter().map(|key| ("key", key.display().to_string())));
+    rows.extend([("name", print::plain(&identity.name)), ("role", role.to_owned())]);
     if !identity.sans.is_empty() {
-        println!("reached by   {}", identity.sans.join(", "));
+        rows.push(("reached by", print::plain(&identity.sans.join(", "))));
     }
     let (from, to) = (date(identity.not_before_s)?, date(identity.not_after_s)?);
     let remark = if *valid_now { "" } else { "  (not valid now)" };
-    println!("valid        {from} to {to}{remark}");
-    Ok(())
+    rows.push(("valid", format!("{from} to {to}{remark}")));
+    Ok(rows.into_iter().map(|(name, value)| format!("{name:<12} {value}\n")).collect())
 }
 
 fn date(unix_s: i64) -> Result<String> {

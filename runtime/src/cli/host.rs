@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::libc::SIGXFSZ;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Group};
@@ -78,6 +79,8 @@ pub(super) struct Settings {
     log_size: Option<String>,
 }
 
+/// IFNAMSIZ without its NUL.
+const DEVICE_BYTES_MAX: usize = 15;
 const LOG_BYTES_MIN: u64 = 64 * 1024;
 const LOG_BYTES_MAX: u64 = 1 << 40;
 /// How often a host that cannot do its work yet is looked at.
@@ -137,7 +140,7 @@ impl Settings {
             name: self.name.map_or_else(machine_name, |name| check_name(&name))?,
             state_dir: self.state_dir.unwrap_or_else(|| "/var/lib/roam".into()),
             run_dir,
-            bridge: self.bridge.unwrap_or_else(|| "br0".into()),
+            bridge: check_device(self.bridge.unwrap_or_else(|| "br0".into()))?,
             pool4: pool("", self.network, self.pool, self.gateway)?,
             pool6: pool("6", self.network6, self.pool6, self.gateway6)?,
             log_bytes_max,
@@ -155,6 +158,18 @@ fn check_name(name: &str) -> Result<String> {
         )
     })?;
     Ok(name.into())
+}
+
+/// The kernel's own rule for the names of devices.
+fn check_device(name: String) -> Result<String> {
+    let possible = (1..=DEVICE_BYTES_MAX).contains(&name.len()) && name != "." && name != "..";
+    if possible && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control()) {
+        return Ok(name);
+    }
+    bail!(
+        "--bridge: `{}` is no device's name: 1 to {DEVICE_BYTES_MAX} bytes without `/`, `:` or blanks",
+        name.escape_debug()
+    )
 }
 
 /// The first label of the machine's name.
@@ -232,6 +247,8 @@ async fn serve(plan: Plan) -> Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("signals cannot be received")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be received")?;
     let guests = if plan.config.ephemeral { "guests end, too" } else { "guests go on serving" };
+    // Where files are limited in size (setrlimit(2)), writing is to fail, not to end the daemon.
+    let _oversize = signal(SignalKind::from_raw(SIGXFSZ)).context("signals cannot be received")?;
     let host = Host::open(plan.config).await?;
     let server = Server::bind(plan.listen, Limits::default()).await?;
     let ready = announce(host.clone(), server.socket().to_owned(), server.tcp());
@@ -333,6 +350,8 @@ mod tests {
         for (text, flag) in [
             ("name = 'A b'", "--name"),
             ("name = 'a'\nlisten = '127.0.0.1:1'", "--tls-dir"),
+            ("name = 'a'\nbridge = 'a-bridge-too-long'", "--bridge"),
+            ("name = 'a'\nbridge = '../br0'", "--bridge"),
             ("name = 'a'\nlog-size = '1'", "--log-size"),
             ("name = 'a'\nlog-size = 'much'", "--log-size"),
             ("name = 'a'\nsocket-group = 'no such group'", "--socket-group"),

@@ -60,7 +60,7 @@ fn show(report: &Report) -> String {
         ("name", spec.name.to_string()),
         ("host", host.clone()),
         ("id", guest.id.clone()),
-        ("state", format!("{}, for {}", ps::state(guest), print::age(guest.since_ms))),
+        ("state", state(guest)),
         ("deployed", print::moment(guest.created_ms)),
         ("module", spec.module.to_string()),
         ("restart", format!("{}, {} so far", serde_word(&spec.restart), guest.restarts)),
@@ -71,7 +71,7 @@ fn show(report: &Report) -> String {
     rows.extend(guest.pid.map(|pid| ("process", pid.to_string())));
     rows.extend(network(guest));
     if !spec.args.is_empty() {
-        rows.push(("arguments", print::plain(&spec.args.join(" "))));
+        rows.push(("arguments", arguments(&spec.args)));
     }
     rows.extend(spec.env.iter().map(|(key, value)| ("environment", print::plain(&format!("{key}={value}")))));
     rows.push(("limits", limits(guest)));
@@ -89,6 +89,16 @@ fn show(report: &Report) -> String {
     text
 }
 
+fn state(guest: &GuestView) -> String {
+    let name = &guest.spec.name;
+    let what_next = match guest.state {
+        GuestState::Parked => format!("; it ended too often to go on: `roam start {name}` tries again"),
+        GuestState::Ended | GuestState::Stopped => format!("; `roam start {name}` starts it"),
+        _ => String::new(),
+    };
+    format!("{}, for {}{what_next}", ps::state(guest), print::age(guest.since_ms))
+}
+
 fn network(guest: &GuestView) -> Vec<(&'static str, String)> {
     let network = &guest.network;
     let mut rows = Vec::new();
@@ -98,6 +108,19 @@ fn network(guest: &GuestView) -> Vec<(&'static str, String)> {
     rows.extend(network.gateway.map(|gateway| ("gateway", gateway.to_string())));
     rows.extend(network.gateway6.map(|gateway6| ("gateway6", gateway6.to_string())));
     rows
+}
+
+/// As one would write them for a shell, if need be.
+fn arguments(args: &[String]) -> String {
+    let clear = |c: char| c.is_alphanumeric() || "-_=+.,:/@%".contains(c);
+    let word = |arg: &String| {
+        if !arg.is_empty() && arg.chars().all(clear) {
+            arg.clone()
+        } else {
+            format!("'{}'", arg.replace('\'', "'\\''"))
+        }
+    };
+    print::plain(&args.iter().map(word).collect::<Vec<_>>().join(" "))
 }
 
 fn limits(guest: &GuestView) -> String {
@@ -157,5 +180,16 @@ fn serde_word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_can_be_pasted() {
+        let args = ["--memory", "64m", "a b", "", "it's"].map(String::from);
+        assert_eq!(arguments(&args), r"--memory 64m 'a b' '' 'it'\''s'");
     }
 }

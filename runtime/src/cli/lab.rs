@@ -173,7 +173,7 @@ fn summary(status: &Status, raised: &Raised) -> String {
         Raised::Repaired(hosts) => format!("was up; started again the daemon of {}", hosts.join(" and ")),
     };
     let mut text = format!("lab {name} {what}\n\n{}", show(status));
-    let flag = if name == "lab" { String::new() } else { format!(" --name {name}") };
+    let flag = flag(name);
     let host = status.hosts.first().map_or("host-a", |host| &host.name);
     let host = if name == "lab" { host.to_owned() } else { format!("{name}/{host}") };
     let _ = write!(
@@ -186,6 +186,11 @@ fn summary(status: &Status, raised: &Raised) -> String {
     text
 }
 
+/// How a lab is named on a command line; the usual one need not be.
+fn flag(lab: &str) -> String {
+    if lab == "lab" { String::new() } else { format!(" --name {lab}") }
+}
+
 fn show(status: &Status) -> String {
     let nodes: Vec<Vec<String>> = status
         .nodes
@@ -194,7 +199,10 @@ fn show(status: &Status) -> String {
             let state = match status.hosts.iter().find(|host| host.name == node.node) {
                 _ if !node.present => "gone".to_owned(),
                 None => "up".to_owned(),
-                Some(host) if host.healthy => format!("healthy, {} guests", host.guests.unwrap_or(0)),
+                Some(host) if host.healthy => match host.guests.unwrap_or(0) {
+                    1 => "healthy, 1 guest".to_owned(),
+                    guests => format!("healthy, {guests} guests"),
+                },
                 Some(host) => host.problems.join("; "),
             };
             vec![node.node.clone(), node.namespace.clone(), node.addresses.join(" "), state]
@@ -243,7 +251,15 @@ fn status(labs: &Labs, flags: &StatusFlags) -> Result<ExitCode> {
         print::line("no lab is up; `roam lab up` raises one")?;
     }
     for status in all.iter().filter(|_| !flags.json) {
-        let word = if status.whole { "is whole" } else { "is not whole" };
+        let flag = flag(&status.name);
+        let word = match (status.whole, &status.shape) {
+            (true, _) => "is whole".to_owned(),
+            (false, None) => format!("is not whole; `roam lab down{flag}` clears away what there is"),
+            (false, Some(_)) => format!(
+                "is not whole; `roam lab up{flag}`, with the flags it was raised with, starts its daemons again, and \
+                 `roam lab down{flag}` clears away what there is"
+            ),
+        };
         print::text(&format!("lab {} {word}\n\n{}", status.name, show(status)))?;
     }
     Ok(if all.iter().all(|status| status.whole) { ExitCode::SUCCESS } else { ExitCode::from(super::exit::FAILED) })

@@ -1,5 +1,6 @@
 //! `roam modules`: the modules a host has.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,7 +9,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::config::Config;
-use super::exit;
+use super::exit::{self, Usage};
 use super::target::{HostFlags, Target, Targets};
 use super::wanted::ModuleFile;
 use super::{block_on, print};
@@ -124,8 +125,13 @@ async fn put(target: &Target, path: &std::path::Path) -> Result<(ModuleHash, &'s
 }
 
 async fn get(target: &Target, digest: ModuleHash, output: &std::path::Path) -> Result<()> {
-    let cannot = || format!("cannot write {}", output.display());
-    let file = tokio::fs::OpenOptions::new().write(true).create_new(true).open(output).await.with_context(cannot)?;
+    let cannot = |error: std::io::Error| match error.kind() {
+        ErrorKind::AlreadyExists => {
+            Usage(format!("{} exists and is not overwritten; choose another --output", output.display())).into()
+        }
+        _ => anyhow::Error::from(error).context(format!("cannot write {}", output.display())),
+    };
+    let file = tokio::fs::OpenOptions::new().write(true).create_new(true).open(output).await.map_err(cannot)?;
     let fetched = target.client.read_module(digest, file, |_| {}).await;
     if fetched.is_err() {
         // Half a module is none; the error that matters is the other one.

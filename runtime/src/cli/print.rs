@@ -128,6 +128,15 @@ pub(super) fn plain(text: &str) -> String {
     text.chars().map(show).collect()
 }
 
+/// The beginning of such a text, in one line of at most so many characters.
+pub(super) fn brief(text: &str, chars_max: usize) -> String {
+    let text = plain(text);
+    match text.char_indices().nth(chars_max) {
+        None => text,
+        Some(_) => text.chars().take(chars_max.saturating_sub(1)).chain(['…']).collect(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,5 +159,7 @@ mod tests {
     #[test]
     fn a_guest_does_not_command_the_terminal() {
         assert_eq!(plain("a\x1b[2Jb\tc"), "a\\u{1b}[2Jb\tc");
+        assert_eq!((brief("äöü", 3), brief("äöüß", 3)), ("äöü".into(), "äö…".into()));
+        assert_eq!(brief("a\nb", 9), "a\\nb");
     }
 }

@@ -29,6 +29,9 @@ pub(super) struct Arguments {
     json: bool,
 }
 
+/// How much of a reason is shown; `roam inspect` has all of it.
+const REASON_CHARS_MAX: usize = 64;
+
 #[derive(Serialize)]
 struct Row<'a> {
     host: &'a str,
@@ -47,7 +50,7 @@ pub(super) fn run(arguments: Arguments, config: &Config) -> Result<ExitCode> {
         } else if arguments.quiet {
             rows.iter().try_for_each(|row| print::line(&row.guest.spec.name.to_string()))?;
         } else {
-            let head = ["NAME", "HOST", "STATE", "SINCE", "ADDRESS", "RESTARTS", "MODULE"];
+            let head = ["NAME", "HOST", "STATE", "SINCE", "ADDRESS", "RESTARTS", "MODULE", "REASON"];
             print::text(&print::table(&head, &rows.iter().map(cells).collect::<Vec<_>>()))?;
         }
         asked.complete()?;
@@ -68,7 +71,17 @@ fn cells(row: &Row<'_>) -> Vec<String> {
         address.unwrap_or_else(|| "-".into()),
         guest.restarts.to_string(),
         module[..12].to_owned(),
+        reason(guest),
     ]
+}
+
+/// Why a guest that is meant to run does not: how it ended last, in brief.
+fn reason(guest: &GuestView) -> String {
+    use GuestState::{Ended, Parked, Waiting};
+    match &guest.last_end {
+        Some(end) if matches!(guest.state, Ended | Parked | Waiting) => print::brief(&end.reason, REASON_CHARS_MAX),
+        _ => String::new(),
+    }
 }
 
 /// The state as one word; a guest that hangs is not simply running.

@@ -92,6 +92,10 @@ impl<'a> Targets<'a> {
             let client = Client::new(Endpoint::parse(host, files.as_ref())?);
             return Ok(Target { name: host.to_owned(), client });
         }
+        if host.contains("://") {
+            let text = format!("`{}` is no way to a host: write unix:/path or https://name:port", host.escape_debug());
+            return Err(Usage(text).into());
+        }
         if let Some(entry) = self.config.hosts.get(host) {
             return self.entry(host, entry);
         }

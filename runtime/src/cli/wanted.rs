@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Deserializer};
 
 use super::exit::Usage;
-use super::units;
-use crate::api::{CidrText, GuestName, GuestSpec, MacText, RestartPolicy};
+use super::{print, units};
+use crate::api::{CidrText, GuestName, GuestSpec, MacText, RestartPolicy, SpecError};
 use crate::engine::ModuleHash;
 
 /// What may be said of a guest.
@@ -97,7 +97,7 @@ impl Wanted {
                 return Err(Usage(format!("--env {key} is given twice")).into());
             }
         }
-        spec.check().map_err(|error| Usage(error.to_string()))?;
+        spec.check().map_err(|error| Usage(by_flag(error)))?;
         Ok(spec)
     }
 
@@ -110,6 +110,20 @@ impl Wanted {
             }),
         }
     }
+}
+
+/// What is impossible about a specification, in the words and units that it was asked for with.
+fn by_flag(error: SpecError) -> String {
+    let SpecError::Range { field, value, min, max } = error else { return error.to_string() };
+    let time = |us: u64| format!("{:?}", Duration::from_micros(us));
+    let (flag, show): (_, &dyn Fn(u64) -> String) = match field {
+        "memory_bytes_max" => ("memory", &print::size),
+        "socket_memory_bytes_max" => ("socket-memory", &print::size),
+        "poll_budget_us" => ("poll-budget", &time),
+        "busy_poll_us" => ("busy-poll", &time),
+        other => (other, &|value| value.to_string()),
+    };
+    format!("--{flag} is {}; it must be from {} to {}", show(value), show(min), show(max))
 }
 
 /// A module's file and what it is known by.
@@ -212,6 +226,9 @@ mod tests {
     fn impossible_numbers_are_refused_here() {
         let wanted = Wanted { mtu: Some(10), ..Wanted::default() };
         assert!(wanted.spec(Path::new("kv.wasm"), ModuleHash([1; 32])).is_err());
+        let wanted = Wanted { memory: Some(1024), ..Wanted::default() };
+        let error = wanted.spec(Path::new("kv.wasm"), ModuleHash([1; 32])).unwrap_err().to_string();
+        assert_eq!(error, "--memory is 1 KiB; it must be from 64 KiB to 4 GiB");
         let twice = vec![("A".to_owned(), "1".to_owned()), ("A".to_owned(), "2".to_owned())];
         let wanted = Wanted { env: twice, ..Wanted::default() };
         assert!(wanted.spec(Path::new("kv.wasm"), ModuleHash([1; 32])).is_err());

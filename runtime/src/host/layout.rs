@@ -23,10 +23,11 @@ pub(super) struct Layout {
 
 impl Layout {
     /// Makes the directories, closed to others.
-    pub(super) fn make(state: &Path, run: &Path) -> io::Result<Self> {
-        let layout = Self { state: std::path::absolute(state)?, run: std::path::absolute(run)? };
-        for dir in [&layout.guests(), &layout.modules(), &layout.running(), &layout.root()] {
-            make_dir(dir)?;
+    pub(super) fn make(state: &Path, run: &Path) -> Result<Self, (PathBuf, io::Error)> {
+        let whole = |path: &Path| std::path::absolute(path).map_err(|error| (path.to_path_buf(), error));
+        let layout = Self { state: whole(state)?, run: whole(run)? };
+        for dir in [layout.guests(), layout.modules(), layout.running(), layout.root()] {
+            make_dir(&dir).map_err(|error| (dir, error))?;
         }
         Ok(layout)
     }
@@ -171,9 +172,9 @@ pub(super) fn remove_unfinished(dir: &Path) {
     }
 }
 
-/// Whether an error says that there is no room.
+/// Whether an error says that there is no room: on the disk, in a quota, or within a limit of file sizes.
 pub(super) fn is_full(error: &io::Error) -> bool {
-    let full = [Errno::ENOSPC, Errno::EDQUOT].map(|errno| Some(errno as i32));
+    let full = [Errno::ENOSPC, Errno::EDQUOT, Errno::EFBIG].map(|errno| Some(errno as i32));
     full.contains(&error.raw_os_error())
 }
 
@@ -201,6 +202,6 @@ mod tests {
         assert!(write_whole(&dir.join("no/such"), b"x").is_err());
         remove(&dir).unwrap();
         remove(&dir).unwrap();
-        assert!(is_full(&Errno::ENOSPC.into()) && !is_full(&Errno::EIO.into()));
+        assert!(is_full(&Errno::ENOSPC.into()) && is_full(&Errno::EFBIG.into()) && !is_full(&Errno::EIO.into()));
     }
 }

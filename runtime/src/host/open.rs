@@ -39,7 +39,8 @@ pub(super) async fn shared(config: HostConfig) -> Result<Arc<Shared>, OpenError>
         let path = path.to_path_buf();
         move |source| OpenError::Directory { path, source }
     };
-    let layout = Layout::make(&config.state_dir, &config.run_dir).map_err(unusable(&config.state_dir))?;
+    let layout = Layout::make(&config.state_dir, &config.run_dir);
+    let layout = layout.map_err(|(path, source)| OpenError::Directory { path, source })?;
     let lock = patient_lock(&layout).await.map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => OpenError::Taken(config.state_dir.clone()),
         _ => unusable(&config.state_dir)(error),

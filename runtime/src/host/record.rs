@@ -137,7 +137,11 @@ impl Record {
             spec: self.spec.clone(),
             network: self.network.clone(),
             state,
-            since_ms,
+            // A daemon that has just started knows no better than the record.
+            since_ms: match (&self.last_end, state) {
+                (Some(end), GuestState::Ended | GuestState::Parked) => end.at_ms,
+                _ => since_ms,
+            },
             pid,
             responsive: pid.is_some(),
             restarts: self.restarts,

@@ -72,7 +72,7 @@ pub(super) fn of_stopped(stopped: &Stopped) -> (End, u8) {
         Stopped::Exited { code } => {
             (end(EndKind::Exited, Some(*code), sentence(stopped)), u8::try_from(*code).unwrap_or(1))
         }
-        stopped => (end(EndKind::Trapped, None, sentence_of(stopped)), EXIT_TRAPPED),
+        stopped => (end(EndKind::Trapped, None, trap_sentence(stopped)), EXIT_TRAPPED),
     }
 }
 
@@ -87,9 +87,22 @@ pub(super) fn failed(reason: String) -> End {
     end(EndKind::Failed, None, reason)
 }
 
-/// As [`sentence`]; a trap's own source says all there is, in several lines.
-pub(super) fn sentence_of(error: &dyn std::error::Error) -> String {
-    sentence(error)
+/// As [`sentence`], but what happened comes before where: a trap's outermost source is the wasm stack, in many lines.
+fn trap_sentence(stopped: &Stopped) -> String {
+    let (mut what, mut places) = (stopped.to_string(), String::new());
+    let mut source = std::error::Error::source(stopped);
+    while let Some(error) = source {
+        let text = error.to_string();
+        match text.split_once("wasm backtrace:") {
+            Some((_, frames)) => {
+                let frames: Vec<&str> = frames.split_whitespace().collect();
+                places = format!("; at {}", frames.join(" "));
+            }
+            None => what = format!("{what}: {text}"),
+        }
+        source = error.source();
+    }
+    what + &places
 }
 
 fn end(kind: EndKind, exit_code: Option<i32>, mut reason: String) -> End {

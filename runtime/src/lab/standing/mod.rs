@@ -275,7 +275,8 @@ fn sweep_all(name: &LabName, dir: &Path, nodes: &Nodes) -> Result<Removed, Stand
 }
 
 fn difference(is: &Shape, wanted: &Shape) -> Option<String> {
-    let link = |rate: Option<u64>| rate.map_or("unlimited links".to_owned(), |rate| format!("links of {rate} bit/s"));
+    let link =
+        |rate: Option<u64>| rate.map_or("unlimited links".to_owned(), |rate| format!("links of {}", as_written(rate)));
     let delay = |delay: Option<u64>| delay.map_or("no delay".to_owned(), |us| format!("a delay of {us} µs"));
     let mut differs = Vec::new();
     if is.hosts != wanted.hosts {
@@ -295,6 +296,14 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
+/// A rate as one writes it for `--link`.
+fn as_written(bits_per_s: u64) -> String {
+    let units = [(1_000_000_000, "Gbit"), (1_000_000, "Mbit"), (1000, "kbit"), (1, "bit")];
+    let fits = units.into_iter().find(|(unit, _)| bits_per_s.is_multiple_of(*unit));
+    let (unit, name) = fits.unwrap_or((1, "bit"));
+    format!("{}{name}", bits_per_s / unit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,6 +314,6 @@ mod tests {
         assert_eq!(difference(&shape, &shape), None);
         let other = Shape { hosts: 3, link_bits_per_s: Some(1_000_000), delay_us: None };
         let text = difference(&shape, &other).unwrap();
-        assert_eq!(text, "2 hosts, not 3; unlimited links, not links of 1000000 bit/s");
+        assert_eq!(text, "2 hosts, not 3; unlimited links, not links of 1Mbit");
     }
 }
