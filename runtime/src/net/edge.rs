@@ -75,8 +75,10 @@ pub struct Edge {
     large_frame: Vec<u8>,
 }
 
-/// While frames keep coming, the stop descriptor is looked at once in this many turns.
+/// While there is always something to do, the stop descriptor is looked at once in this many turns, and sooner where
+/// those take long.
 const TURNS_PER_STOP_CHECK: u64 = 256;
+const STOP_CHECK_NS: i64 = 10_000_000;
 
 impl Edge {
     /// The machine's clock starts now, at 0.
@@ -97,6 +99,7 @@ impl Edge {
         stop: BorrowedFd<'_>,
         mut log: impl FnMut(LogLine),
     ) -> Result<Ended, EdgeError> {
+        let mut looked_ns = self.now_ns();
         loop {
             let received = self.receive(machine)?;
             let now_ns = self.now_ns();
@@ -106,11 +109,15 @@ impl Edge {
             let polled = polled?;
             self.counters.polls += 1;
             self.transmit(machine)?;
-            if polled.again || received == BATCH_FRAMES {
-                if self.counters.polls.is_multiple_of(TURNS_PER_STOP_CHECK) && self.wait(stop, Some(Duration::ZERO))? {
-                    return Ok(Ended::Asked);
+            if polled.again || received == BATCH_FRAMES || self.spin(machine)? {
+                // The time this turn began at: the last look was in another.
+                if self.counters.polls.is_multiple_of(TURNS_PER_STOP_CHECK) || now_ns - looked_ns >= STOP_CHECK_NS {
+                    looked_ns = now_ns;
+                    if self.wait(stop, Some(Duration::ZERO))? {
+                        return Ok(Ended::Asked);
+                    }
                 }
-            } else if !self.spin(machine)? {
+            } else {
                 let deadline_ns = machine.deadline_ns()?;
                 let timeout =
                     deadline_ns.map(|at| Duration::from_nanos(at.saturating_sub(self.now_ns()).max(0) as u64));

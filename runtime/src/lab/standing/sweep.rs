@@ -2,8 +2,9 @@
 //!
 //! A process belongs to a lab if it is in one of its namespaces (the daemons, and what `roam lab exec` started), if it
 //! listens on a socket in the lab's directory (the daemons and workers), or if it has a worker's socket that was made
-//! in one of its namespaces (workers, whose own network namespace is empty; for when the directory is gone). No name
-//! and no stored process id is trusted.
+//! in one of its namespaces (workers, whose own network namespace is empty; for when the directory is gone), or if it is
+//! in a control group of the lab's hosts (workers that have closed their sockets). No name and no stored process id is
+//! trusted.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,8 +13,10 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::daemons::control_group;
 use super::names::Nodes;
-use super::{StandingError, runtime};
+use super::{HOSTS_MAX, Node, StandingError, runtime};
+use crate::jail;
 use crate::worker::{Control, WorkerProcess};
 
 /// How long processes that were killed may take to be gone.
@@ -57,6 +60,8 @@ impl Members {
             sockets.extend(namespace.run(control_sockets)?);
         }
         let mut found: BTreeSet<u32> = listeners(dir).into_iter().collect();
+        // One that does not listen any more is still in its host's control groups.
+        found.extend((0..HOSTS_MAX).flat_map(|index| jail::strays(&control_group(dir, Node::Host(index)), &[])));
         found.extend(processes().filter(|pid| is_in(*pid, &namespaces) || holds(*pid, &sockets)));
         found.remove(&std::process::id());
         Ok(Self(found))
