@@ -39,7 +39,7 @@ fn a_guest_is_deployed_looked_at_stopped_started_and_deleted() {
         let echo = put_echo(&host).await;
         let guest = host.create(spec("a", echo)).await.unwrap();
         let name = guest.spec.name.clone();
-        assert_eq!((guest.state, guest.network.ip), (GuestState::Running, Some("10.90.0.64/24".parse().unwrap())));
+        assert_eq!((guest.state, guest.network.ip), (GuestState::Running, Some("10.90.0.65/24".parse().unwrap())));
         stage.answers(&guest);
         let view = host.inspect(&name).await.unwrap();
         assert!(view.responsive && view == guest, "{view:?}");
