@@ -60,7 +60,7 @@ pub enum HostError {
     #[error("the file of module {0} is damaged; delete the module and put it there again")]
     ModuleDamaged(ModuleHash),
     /// There are as many guests as there may be.
-    #[error("this host has {0} guests, and no more are taken")]
+    #[error("this host has {0} guests, and no more are taken; if that is few, raise its limit of open files")]
     TooManyGuests(usize),
     /// The guest runs and was not to be ended.
     #[error("guest `{0}` runs; stop it first, or force it")]
@@ -230,6 +230,17 @@ pub enum OpenError {
     /// The state cannot be read.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// More guests are on record than this process can look after.
+    #[error(
+        "{guests} guests are on record, and the limit of open files allows for {guests_max}; raise it (`ulimit -n`, \
+         LimitNOFILE= of a unit) and start again; they go on serving meanwhile"
+    )]
+    TooManyGuests {
+        /// On record.
+        guests: usize,
+        /// As many as there may be.
+        guests_max: usize,
+    },
     /// The network devices cannot be reached.
     #[error(transparent)]
     Device(#[from] DeviceError),

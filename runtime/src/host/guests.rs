@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::sys::resource::{Resource, getrlimit};
+
 use super::HostError;
 use super::addresses::{Neighbour, place};
 use super::record::{GuestId, Record};
@@ -13,6 +15,20 @@ use crate::engine::ModuleHash;
 
 /// Most guests of a host: their ids' uids must differ, and each is a process.
 const GUESTS_MAX: usize = 4096;
+/// Descriptors the daemon has of a guest that serves: its process, twice, the way to it, and its leash.
+const FILES_PER_GUEST: u64 = 4;
+/// Those for everything else: a few starts at once, peers, files.
+const FILES_BESIDE: u64 = 128;
+
+/// How many guests this process can look after. One it has no descriptors for would be taken for ended.
+pub(super) fn guests_max() -> usize {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(GUESTS_MAX, |(files_max, _)| guests_max_of(files_max))
+}
+
+fn guests_max_of(files_max: u64) -> usize {
+    let guests = files_max.saturating_sub(FILES_BESIDE) / FILES_PER_GUEST;
+    usize::try_from(guests).unwrap_or(GUESTS_MAX).min(GUESTS_MAX)
+}
 
 /// Who is where. The lock is never held across a wait.
 #[derive(Default)]
@@ -90,8 +106,9 @@ impl Guests {
         if slots.closed {
             return Err(HostError::Closing);
         }
-        if slots.by_name.len() >= GUESTS_MAX {
-            return Err(HostError::TooManyGuests(GUESTS_MAX));
+        let guests_max = guests_max();
+        if slots.by_name.len() >= guests_max {
+            return Err(HostError::TooManyGuests(guests_max));
         }
         let id = slots.new_id(shared)?;
         let looks: Vec<_> = slots.by_name.values().map(Slot::look).collect();
@@ -176,5 +193,17 @@ impl Drop for Reservation {
         if matches!(slots.by_name.get(name), Some(Slot::Reserved(record)) if record.id == self.record.id) {
             slots.by_name.remove(name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_descriptors_for_every_guest() {
+        assert_eq!([0, 128, 131, 132].map(guests_max_of), [0, 0, 0, 1]);
+        assert!(guests_max_of(1024) >= 200);
+        assert_eq!(guests_max_of(u64::MAX), GUESTS_MAX);
     }
 }

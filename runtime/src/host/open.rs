@@ -14,7 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::device::Links;
 use super::error::in_full;
-use super::guests::Guests;
+use super::guests::{Guests, guests_max};
 use super::layout::{self, Layout};
 use super::modules::{Compiler, Modules};
 use super::record::{GuestId, Record, Standing};
@@ -47,6 +47,10 @@ pub(super) async fn shared(config: HostConfig) -> Result<Arc<Shared>, OpenError>
     })?;
     become_subreaper().map_err(|source| OpenError::System { doing: "becoming the reaper of workers", source })?;
     let registry = Arc::new(Registry::open(layout.clone())?);
+    let (guests, guests_max) = (registry.records().len(), guests_max());
+    if guests > guests_max {
+        return Err(OpenError::TooManyGuests { guests, guests_max });
+    }
     let links = Links::open(config.bridge.clone())?;
     let group = control_group(&config.name, layout.state());
     let ids: Vec<_> = registry.records().iter().map(|record| record.id.to_string()).collect();

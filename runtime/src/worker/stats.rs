@@ -100,7 +100,8 @@ mod tests {
         good.netstack = names.iter().map(|name| ((*name).to_owned(), 1)).collect();
         good.poll_times.record(1);
         assert_eq!(check(&good), Ok(()));
-        let worse: [(&str, fn(&mut GuestStats)); 9] = [
+        type Worsen = fn(&mut GuestStats);
+        let worse: [(&str, Worsen); 9] = [
             ("too many sockets", |stats| stats.sockets.push(stats.sockets[0].clone())),
             ("the text of a socket", |stats| stats.sockets[7].state = "\u{1b}[2J".into()),
             ("the text of a socket", |stats| stats.sockets[7].peer = Some("x".repeat(65))),

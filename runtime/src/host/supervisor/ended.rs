@@ -12,6 +12,8 @@ use crate::api::{End, EndKind};
 pub(super) struct Traces {
     /// What it wrote. It may have become hostile.
     pub(super) written: Option<End>,
+    /// Whether an operator wanted it to end.
+    pub(super) asked: bool,
     /// What this daemon saw of its end.
     pub(super) watched: Watched,
     /// How often its group ran out of memory.
@@ -42,14 +44,16 @@ impl Default for Watched {
 pub(super) fn explain(traces: Traces, now_ms: u64) -> End {
     // Nothing has happened in the future.
     let written = traces.written.as_ref().map(|end| End { at_ms: end.at_ms.min(now_ms), ..end.clone() });
-    if let Some(written) = written.filter(|end| is_its_to_say(end.kind, traces.watched)) {
+    if let Some(written) = written.filter(|end| is_its_to_say(end.kind, &traces)) {
         return written;
     }
     let (kind, reason) = match traces.watched {
         Watched::Ended(Some(status)) => by_status(status, &traces),
         Watched::Nothing { rebooted: true } => (EndKind::MachineDown, "the machine went down while it ran".into()),
         _ if traces.memory_kills > 0 => (EndKind::Killed, MEMORY.into()),
-        Watched::Ended(None) => (EndKind::Killed, "its worker ended without a record of why".into()),
+        Watched::Ended(None) => {
+            (EndKind::Killed, "its worker, which an earlier daemon had started, ended without a record of why".into())
+        }
         Watched::Nothing { .. } => {
             (EndKind::Killed, "its worker ended while no daemon watched, and left no word".into())
         }
@@ -57,13 +61,14 @@ pub(super) fn explain(traces: Traces, now_ms: u64) -> End {
     End { kind, exit_code: None, reason, at_ms: now_ms }
 }
 
-/// A worker cannot know that it was killed, and that its daemon went down with it is not so while that watches: what
-/// follows from such ends is not counted against a guest.
-fn is_its_to_say(kind: EndKind, watched: Watched) -> bool {
+/// A worker cannot know that it was killed. Whether it was asked to end is known here; and its daemon did not go down
+/// with it while that watched: what follows from such an end is not counted against a guest.
+fn is_its_to_say(kind: EndKind, traces: &Traces) -> bool {
     match kind {
         EndKind::Killed => false,
-        EndKind::MachineDown => matches!(watched, Watched::Nothing { .. }),
-        EndKind::Asked | EndKind::Exited | EndKind::Trapped | EndKind::Overran | EndKind::Failed => true,
+        EndKind::Asked => traces.asked,
+        EndKind::MachineDown => matches!(traces.watched, Watched::Nothing { .. }),
+        EndKind::Exited | EndKind::Trapped | EndKind::Overran | EndKind::Failed => true,
     }
 }
 
@@ -111,16 +116,18 @@ mod tests {
 
     #[test]
     fn a_worker_is_not_believed_everything() {
-        let says = |kind, watched| {
+        let told = |kind, watched, asked| {
             let written = End { kind, exit_code: None, reason: "says who?".into(), at_ms: u64::MAX };
-            explain(Traces { written: Some(written), watched, ..Traces::default() }, 7)
+            explain(Traces { written: Some(written), watched, asked, ..Traces::default() }, 7)
         };
+        let says = |kind, watched| told(kind, watched, false);
         let watched = Watched::Ended(Some(ExitStatus::from_raw(0)));
-        for kind in [EndKind::Killed, EndKind::MachineDown] {
+        for kind in [EndKind::Killed, EndKind::Asked, EndKind::MachineDown] {
             assert_eq!(says(kind, watched).kind, EndKind::Failed, "{kind:?}");
         }
         let leashed = says(EndKind::MachineDown, Watched::default());
         assert_eq!((leashed.kind, leashed.at_ms), (EndKind::MachineDown, 7));
-        assert_eq!(says(EndKind::Asked, watched).at_ms, 7);
+        let asked = told(EndKind::Asked, watched, true);
+        assert_eq!((asked.kind, asked.at_ms), (EndKind::Asked, 7));
     }
 }

@@ -72,7 +72,8 @@ impl Actor {
         let written = written.filter(|end| Some(end) != self.record.last_end.as_ref());
         let said = tail(&self.shared.layout.stderr(id)).unwrap_or_default();
         let memory_kills = Cgroup::existing(&self.shared.group, &id.to_string()).memory_kills();
-        explain(Traces { written, watched, memory_kills, said }, now_ms())
+        let asked = matches!(self.record.standing, Standing::Stopped | Standing::Deleted);
+        explain(Traces { written, asked, watched, memory_kills, said }, now_ms())
     }
 }
 
