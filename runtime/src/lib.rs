@@ -27,6 +27,7 @@
 //!   trusted ([`worker`]). An unauthenticated peer reaches no handler ([`host::serve`]).
 //! - Whatever a guest, a worker, a peer, a frame or a file does ends in a typed error or a counter, never in a panic of the host.
 
+mod ambient;
 pub mod api;
 pub mod cert;
 pub mod cli;
@@ -39,5 +40,6 @@ pub mod lab;
 pub mod load;
 pub mod modules;
 pub mod net;
+mod sentence;
 mod sys;
 pub mod worker;

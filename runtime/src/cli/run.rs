@@ -13,6 +13,7 @@ use roam_abi::LogLevel;
 use roam_netstack::Config;
 
 use super::units;
+use crate::ambient::random;
 use crate::api::{CidrText, MacText};
 use crate::engine::Engine;
 use crate::guest::{Guest, GuestConfig, LogLine, Stopped};
@@ -183,7 +184,7 @@ fn guest_config(arguments: &Arguments, name: &str, network: Config) -> Result<Gu
     }
     let seed = match &arguments.seed {
         Some(hex) => *blake3::Hash::from_hex(hex).context("--seed: write 64 hex digits")?.as_bytes(),
-        None => system_seed()?,
+        None => random().context("cannot read /dev/urandom")?,
     };
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).context("the system clock is before 1970")?;
     Ok(GuestConfig {
@@ -194,14 +195,6 @@ fn guest_config(arguments: &Arguments, name: &str, network: Config) -> Result<Gu
         seed,
         epoch_ns: i64::try_from(epoch.as_nanos()).context("the system clock is beyond 2262")?,
     })
-}
-
-fn system_seed() -> Result<[u8; 32]> {
-    use std::io::Read;
-    let mut seed = [0; 32];
-    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut seed));
-    read.context("cannot read /dev/urandom")?;
-    Ok(seed)
 }
 
 fn default_cache_dir() -> Result<PathBuf> {

@@ -8,8 +8,9 @@ use nix::sys::resource::{Resource, getrlimit};
 use super::HostError;
 use super::addresses::{Neighbour, place};
 use super::record::{GuestId, Record};
-use super::shared::{Shared, now_ms};
+use super::shared::Shared;
 use super::supervisor::{Supervised, network_config};
+use crate::ambient::{now_ms, random};
 use crate::api::{GuestName, GuestSpec};
 use crate::engine::ModuleHash;
 
@@ -110,7 +111,7 @@ impl Guests {
         if slots.by_name.len() >= guests_max {
             return Err(HostError::TooManyGuests(guests_max));
         }
-        let id = slots.new_id(shared)?;
+        let id = slots.new_id()?;
         let looks: Vec<_> = slots.by_name.values().map(Slot::look).collect();
         let neighbours: Vec<_> = looks.iter().map(|(name, network)| Neighbour { name, network }).collect();
         let network = place(&spec, id, (shared.config.pool4, shared.config.pool6), &neighbours)?;
@@ -148,9 +149,9 @@ impl Slots {
     }
 
     /// One whose uid and device are nobody else's.
-    fn new_id(&self, shared: &Shared) -> Result<GuestId, HostError> {
+    fn new_id(&self) -> Result<GuestId, HostError> {
         loop {
-            let random = shared.random().map_err(HostError::io("drawing an id"))?;
+            let random = random().map_err(HostError::io("drawing an id"))?;
             let id = GuestId::new(u64::from_le_bytes(random));
             let same = |other: GuestId| other.uid() == id.uid() || other.tap() == id.tap();
             if !self.by_name.values().any(|slot| same(slot.id())) {

@@ -1,9 +1,7 @@
 //! What all parts of a host use.
 
 use std::fs::File;
-use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::Flock;
 
@@ -59,17 +57,4 @@ impl Shared {
         self.registry.close();
         self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
-
-    /// Random bytes of the system.
-    pub(super) fn random<const BYTES: usize>(&self) -> io::Result<[u8; BYTES]> {
-        let mut bytes = [0; BYTES];
-        File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-        Ok(bytes)
-    }
-}
-
-/// Milliseconds since 1970.
-pub(super) fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

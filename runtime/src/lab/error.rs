@@ -1,10 +1,11 @@
 //! Why a lab could not be, or not go on.
 
-use std::error::Error as _;
 use std::io;
 use std::time::Duration;
 
 use thiserror::Error;
+
+use crate::sentence::sentence;
 
 /// What this machine lacks: a reason to skip, not a failure.
 #[derive(Debug, Error)]
@@ -84,12 +85,7 @@ pub enum LabError {
 impl LabError {
     /// What happened and why, in one line: the error and its sources.
     pub fn line(&self) -> String {
-        let (mut line, mut cause) = (self.to_string(), self.source());
-        while let Some(error) = cause {
-            line = format!("{line}: {error}");
-            cause = error.source();
-        }
-        line
+        sentence(self)
     }
 
     /// An [`LabError::Io`] that says what was tried; for `map_err`.

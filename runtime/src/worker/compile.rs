@@ -10,11 +10,11 @@ use std::thread;
 
 use nix::sys::signal::{SigSet, Signal};
 
-use super::run::sentence;
 use super::{Daemon, LaunchError, Launched};
 use crate::engine::{Engine, LoadError, MODULE_BYTES_MAX};
 use crate::jail::COMPILE_CPU_S_MAX;
 use crate::jail::seccomp::{Role, lock};
+use crate::sentence::sentence;
 
 /// Compiles [`super::Descriptor::Source`] into [`super::Descriptor::Artifact`].
 pub(super) fn compile(guest: bool, files: Vec<OwnedFd>, daemon: &Daemon) -> Result<(), LaunchError> {

@@ -4,12 +4,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::run::sentence;
+use crate::ambient::now_ms;
 use crate::api::{End, EndKind};
 use crate::guest::Stopped;
 use crate::net::{EdgeError, Overrun};
+use crate::sentence::sentence;
 
 /// Longest record, bytes.
 const END_BYTES_MAX: u64 = 64 * 1024;
@@ -107,8 +107,7 @@ fn trap_sentence(stopped: &Stopped) -> String {
 
 fn end(kind: EndKind, exit_code: Option<i32>, mut reason: String) -> End {
     reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
-    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    End { kind, exit_code, reason, at_ms: u64::try_from(at.as_millis()).unwrap_or(u64::MAX) }
+    End { kind, exit_code, reason, at_ms: now_ms() }
 }
 
 #[cfg(test)]

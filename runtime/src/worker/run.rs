@@ -1,12 +1,12 @@
 //! What `roam worker` does: hears its orders, enters the jail, follows them.
 
-use std::error::Error;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 
 use super::{Daemon, Launch, LaunchError, Launched, OrdersError, Task, compile, serve};
 use crate::jail::{Jail, Rights, enter};
+use crate::sentence::sentence;
 
 /// A panic ends the worker, whichever thread it is in: what Rust programs exit with.
 pub(super) const EXIT_PANICKED: i32 = 101;
@@ -53,15 +53,4 @@ fn die_on_panic() {
         eprintln!("roam worker: {panic}");
         std::process::exit(EXIT_PANICKED);
     }));
-}
-
-/// An error and its sources in one line.
-pub(super) fn sentence(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line = format!("{line}: {error}");
-        cause = error.source();
-    }
-    line
 }

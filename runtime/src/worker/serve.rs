@@ -19,13 +19,13 @@ use nix::sys::socket::{Backlog, listen};
 use super::answer::{Answering, Outcome, wait_until_serving};
 use super::log::Log;
 use super::mailbox::Mailbox;
-use super::run::sentence;
 use super::stats::stats;
 use super::{Daemon, LaunchError, Launched, Task, end};
 use crate::engine::{Engine, GuestModule, ModuleHash};
 use crate::guest::{Guest, GuestConfig, StartError};
 use crate::jail::seccomp::{Role, SeccompError, lock};
 use crate::net::{Edge, EdgeError, EdgeOptions, Ended, Overrun, Tap, Watchdog};
+use crate::sentence::sentence;
 
 /// Connections that wait to be taken: a restarted daemon, and room.
 const BACKLOG: i32 = 16;

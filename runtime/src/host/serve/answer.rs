@@ -1,6 +1,5 @@
 //! Answers that say no, and what the router would say in its own words.
 
-use std::error::Error;
 use std::time::Duration;
 
 use axum::Json;
@@ -16,6 +15,7 @@ use super::App;
 use super::body::Guarded;
 use crate::api::{ErrorBody, ErrorCode};
 use crate::host::HostError;
+use crate::sentence::sentence;
 
 /// A request that is not granted.
 #[derive(Debug)]
@@ -49,13 +49,7 @@ impl IntoResponse for Refusal {
 impl From<HostError> for Refusal {
     fn from(error: HostError) -> Self {
         if matches!(error.code(), ErrorCode::Internal | ErrorCode::DiskFull) {
-            let mut causes = String::new();
-            let mut source = error.source();
-            while let Some(cause) = source {
-                causes += &format!(": {cause}");
-                source = cause.source();
-            }
-            tracing::error!("{error}{causes}");
+            tracing::error!("{}", sentence(&error));
         }
         Self::new(error.code(), error.to_string())
     }

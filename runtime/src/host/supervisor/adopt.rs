@@ -68,7 +68,7 @@ fn deaf(shared: &Shared, id: GuestId, process: WorkerProcess) -> Found {
 
 fn worker(shared: &Shared, id: GuestId, process: WorkerProcess, control: Option<Control>) -> Worker {
     let started = fs::read_to_string(shared.layout.started(id)).ok().and_then(|text| text.parse().ok());
-    let started_ms = started.unwrap_or_else(crate::host::shared::now_ms);
+    let started_ms = started.unwrap_or_else(crate::ambient::now_ms);
     Worker { process, line: Line::new(shared.layout.control(id), control), started_ms }
 }
 

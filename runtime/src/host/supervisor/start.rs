@@ -11,11 +11,12 @@ use roam_netstack::Config;
 
 use super::Worker;
 use super::worker::Line;
+use crate::ambient::{now_ms, random};
 use crate::api::{GuestSpec, NetworkView};
 use crate::host::error::in_full;
 use crate::host::layout::{self, comes_from_full};
 use crate::host::record::{GuestId, Record};
-use crate::host::shared::{Shared, now_ms};
+use crate::host::shared::Shared;
 use crate::host::{DeviceError, HostError};
 use crate::jail::{Cgroup, CgroupLimits};
 use crate::net::Tap;
@@ -110,7 +111,7 @@ fn task(shared: &Shared, record: &Record, network: Config, tap: &Tap) -> Result<
         poll_budget_us: spec.poll_budget_us,
         busy_poll_us: spec.busy_poll_us,
         // A new one for each run: a restarted guest must not repeat its sequence numbers and keys.
-        seed: shared.random().map_err(HostError::io("drawing a seed"))?,
+        seed: random().map_err(HostError::io("drawing a seed"))?,
         epoch_ns: i64::try_from(now_ms().saturating_mul(1_000_000)).unwrap_or(i64::MAX),
         tap_segments_udp: tap.segments_udp(),
         log_half_bytes: shared.config.log_bytes_max / 2,

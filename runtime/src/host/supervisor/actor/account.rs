@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Actor, State};
+use crate::ambient::now_ms;
 use crate::api::End;
 use crate::host::record::Standing;
-use crate::host::shared::now_ms;
 use crate::host::supervisor::ended::{Traces, Watched, explain};
 use crate::host::supervisor::policy::{Next, QUICK, decide};
 use crate::host::supervisor::{Worker, clear};

@@ -13,11 +13,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::{Answer, Order, Seen, Worker};
+use crate::ambient::now_ms;
 use crate::api::{GuestState, GuestView};
 use crate::host::HostError;
 use crate::host::error::in_full;
 use crate::host::record::{Record, Standing};
-use crate::host::shared::{Shared, now_ms};
+use crate::host::shared::Shared;
 
 /// How supervision begins.
 pub(crate) enum Begin {

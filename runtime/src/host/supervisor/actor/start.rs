@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::{Actor, State, resting};
+use crate::ambient::now_ms;
 use crate::api::{End, EndKind, GuestState, GuestView};
 use crate::host::HostError;
 use crate::host::error::in_full;
 use crate::host::record::Standing;
-use crate::host::shared::now_ms;
 use crate::host::supervisor::{Answer, Order, clear, start, start_failed};
 
 impl Actor {
