@@ -165,11 +165,12 @@ fn spawn_watchdog(
     let on_start = move || drop(locked.send(lock(Role::Watchdog)));
     let on_overrun = move |overrun: Overrun| {
         let (end, code) = end::of_overrun(overrun);
+        // First: a daemon that hears of it kills the worker.
+        end::write_end(&file, &end);
         if let Some(daemon) = take(&launching) {
             let reason = format!("while it was started, {}", end.reason);
             let _ = daemon.tell(&Launched::Failed(LaunchError::Start(reason)));
         }
-        end::write_end(&file, &end);
         std::process::exit(code.into());
     };
     Watchdog::with_start(budget, on_start, on_overrun).map_err(start_failed)
