@@ -86,6 +86,8 @@ pub enum ErrorCode {
     TooSlow,
     /// A name or address is taken, a module in use, or a guest in the wrong state: 409.
     Conflict,
+    /// The address is another host's, or of another generation: 409.
+    Fenced,
     /// The body is over its limit: 413.
     TooLarge,
     /// It can be understood, but is not possible: 422.
@@ -111,7 +113,7 @@ impl ErrorCode {
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::TooSlow => 408,
-            Self::Conflict => 409,
+            Self::Conflict | Self::Fenced => 409,
             Self::TooLarge => 413,
             Self::Invalid => 422,
             Self::StartFailed => 424,

@@ -8,13 +8,13 @@ mod address;
 pub mod client;
 mod guest;
 mod host;
-mod name;
+pub mod sdn;
 mod stats;
 
-pub use address::{CidrText, Family as AddressFamily, MacText};
+pub use address::{CidrText, Family as AddressFamily, derived_mac};
 pub use guest::{End, EndKind, GuestSpec, GuestState, GuestView, NetworkView, RestartPolicy, SpecError};
 pub use host::{ErrorBody, ErrorCode, Health, HostView, LogEntry, ModuleView};
-pub use name::{GuestName, NameError};
+pub use roam_sdn::{Mac as MacText, Name as GuestName, NameError};
 pub use stats::{GuestStats, PollTimes, SocketView};
 
 /// Path prefix of this version of the interface.

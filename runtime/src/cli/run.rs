@@ -14,7 +14,7 @@ use roam_netstack::Config;
 
 use super::units;
 use crate::ambient::random;
-use crate::api::{CidrText, MacText};
+use crate::api::{CidrText, MacText, derived_mac};
 use crate::engine::Engine;
 use crate::guest::{Guest, GuestConfig, LogLine, Stopped};
 use crate::net::{Edge, EdgeError, EdgeOptions, Ended, Overrun, Tap, TapOptions, Watchdog};
@@ -165,7 +165,7 @@ fn stop_signals() -> nix::Result<SignalFd> {
 }
 
 fn network(arguments: &Arguments) -> Result<Config> {
-    let mac = arguments.mac.unwrap_or_else(|| MacText::derived(arguments.ip, arguments.ip6));
+    let mac = arguments.mac.unwrap_or_else(|| derived_mac(arguments.ip, arguments.ip6));
     let mut config = Config::new(mac.0);
     config.ipv4 = arguments.ip.map(|CidrText(cidr)| cidr);
     config.ipv6 = arguments.ip6.map(|CidrText(cidr)| cidr);

@@ -8,7 +8,7 @@ use roam_netstack::Cidr;
 
 use super::Pool;
 use super::record::GuestId;
-use crate::api::{CidrText, ErrorCode, GuestName, GuestSpec, MacText, NetworkView};
+use crate::api::{CidrText, ErrorCode, GuestName, GuestSpec, MacText, NetworkView, derived_mac};
 
 /// Why a guest cannot be where it is asked to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -148,7 +148,7 @@ fn mac(
             None => Ok(mac),
         };
     }
-    let MacText(mut mac) = MacText::derived(ip, ip6);
+    let MacText(mut mac) = derived_mac(ip, ip6);
     while owner(MacText(mac)).is_some() {
         // The last five bytes count on; the first says that it is nobody's by assignment.
         let [_, rest @ ..] = &mut mac;
@@ -286,7 +286,7 @@ mod tests {
         asked.ip = Some("10.90.0.10/24".parse().unwrap());
         let mut first = spec("a");
         first.ip = Some("10.90.0.9/24".parse().unwrap());
-        first.mac = Some(MacText::derived(asked.ip, None));
+        first.mac = Some(derived_mac(asked.ip, None));
         let results = place_all(&[first.clone(), asked], (None, None));
         let mac = results[1].as_ref().unwrap().mac;
         assert!(Some(mac) != first.mac && mac.0[..4] == first.mac.unwrap().0[..4]);

@@ -1,22 +1,22 @@
-//! Names of guests.
+//! Names of guests and hosts.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// What a guest is called on its host: 1 to 63 of `a-z`, `0-9` and `-`, the first and last no dash (a DNS label,
+/// What a guest or a host is called: 1 to 63 of `a-z`, `0-9` and `-`, the first and last no dash (a DNS label,
 /// RFC 1123), so that it serves as file name, metric label and host name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct GuestName(String);
+pub struct Name(String);
 
 /// Why a text is no name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a guest name: 1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit")]
+#[error("`{0}` is no name: 1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit")]
 pub struct NameError(String);
 
-impl GuestName {
+impl Name {
     /// Longest name, bytes.
     pub const BYTES_MAX: usize = 63;
 
@@ -26,7 +26,7 @@ impl GuestName {
     }
 }
 
-impl FromStr for GuestName {
+impl FromStr for Name {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
@@ -41,7 +41,7 @@ impl FromStr for GuestName {
     }
 }
 
-impl TryFrom<String> for GuestName {
+impl TryFrom<String> for Name {
     type Error = NameError;
 
     fn try_from(text: String) -> Result<Self, NameError> {
@@ -49,13 +49,13 @@ impl TryFrom<String> for GuestName {
     }
 }
 
-impl From<GuestName> for String {
-    fn from(name: GuestName) -> Self {
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
         name.0
     }
 }
 
-impl fmt::Display for GuestName {
+impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -68,10 +68,10 @@ mod tests {
     #[test]
     fn a_name_is_a_dns_label() {
         for name in ["kv", "a", "upf-2", "0", &"x".repeat(63)] {
-            assert!(name.parse::<GuestName>().is_ok(), "{name}");
+            assert!(name.parse::<Name>().is_ok(), "{name}");
         }
         for name in ["", "-a", "a-", "Kv", "a b", "a/b", "..", "a.b", "kv\n", "ä", &"x".repeat(64)] {
-            assert!(name.parse::<GuestName>().is_err(), "{name}");
+            assert!(name.parse::<Name>().is_err(), "{name}");
         }
     }
 }

@@ -1,0 +1,99 @@
+//! What a controller (`roam sdn`) and those who ask it say to each other: JSON over HTTP, under `/v1`.
+//!
+//! | request | who | body | answer |
+//! | --- | --- | --- | --- |
+//! | `GET /v1/routes` (`?counters=true`) | all | | `[RouteView]` |
+//! | `GET /v1/routes/{address}` | all | | [`RouteView`] with counters |
+//! | `POST /v1/routes` | operator, the host itself | [`Claim`] | 201 [`Accepted`] |
+//! | `POST /v1/routes/{address}/move` | operator, the host it goes to | [`Move`] | [`Accepted`] |
+//! | `POST /v1/routes/{address}/settle?generation=` | operator, its owner | | [`Accepted`] |
+//! | `DELETE /v1/routes/{address}?generation=` | operator, its owner | | [`Accepted`] |
+//! | `GET /v1/hosts` | all | | `[NodeView]` |
+//! | `PUT /v1/hosts/{name}` | operator, the host itself | [`Join`] | [`Accepted`] |
+//! | `POST /v1/hosts/{name}/heartbeat` | the same | [`Heartbeat`] | [`Heard`] |
+//! | `DELETE /v1/hosts/{name}` | the same | | [`Accepted`] |
+//! | `GET /v1/fronts` | all | | `[Front]` |
+//! | `PUT /v1/fronts` | operator | [`Front`] | [`Accepted`] |
+//! | `DELETE /v1/fronts?protocol=&listen=` | operator | | [`Accepted`] |
+//! | `GET /v1/watch` (`?after=`, `?figures=true`) | all | | server-sent events, see [`WatchEvent`] |
+//! | `GET /v1/status`, `/v1/health`, `/v1/version`, `/v1/openapi.json`, `/metrics` | all | | |
+//!
+//! `{address}` is a MAC, an IP address, or the name, where only one address is called so.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+pub use roam_sdn::controller::{Accepted, ControllerStatus, Heartbeat, NodeView, RouteView, SwitchView, TableView};
+pub use roam_sdn::model::{
+    Address, Change, Front, FrontKey, Generation, Host, Kind, Placement, Presence, Protocol, Revision, Route, Update,
+};
+pub use roam_sdn::plane::{Counters, PlaneStatus};
+
+use super::GuestName;
+
+/// TCP port of a controller when the URL names none.
+pub const PORT: u16 = 7444;
+
+/// A node joins, or has another address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Join {
+    /// What it is for.
+    pub kind: Kind,
+    /// Its end of the tunnels.
+    #[schema(value_type = String, example = "172.30.0.1")]
+    pub vtep: std::net::IpAddr,
+}
+
+/// A host has an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// Which.
+    pub address: Address,
+    /// Who.
+    #[schema(value_type = String)]
+    pub host: GuestName,
+    /// The generation it has it since, if it had it before.
+    #[serde(default)]
+    pub held: Option<Generation>,
+}
+
+/// An address goes to another host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Move {
+    /// To whom.
+    #[schema(value_type = String)]
+    pub to: GuestName,
+    /// The generation that ends.
+    pub from: Generation,
+    /// Whether frames go on to the owner before, which passes them on, until it is settled.
+    #[serde(default)]
+    pub drain: bool,
+}
+
+/// Answer to a heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Heard {
+    /// The table's revision.
+    pub revision: Revision,
+}
+
+/// What a watch sends. The event's name is the variant's, its data the variant's as JSON, its id the revision.
+///
+/// Without `after`, or when the updates after it are no longer kept, a watch begins with the table. An event
+/// `goodbye` ends it when the controller goes down; so does a table that changed faster than it was read: read on with
+/// `after`, or from the start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WatchEvent {
+    /// The table as it is: what came before is void.
+    Table(TableView),
+    /// What has changed.
+    Update(Update),
+    /// Each second, if asked for: the addresses with their counters.
+    Figures(Vec<RouteView>),
+    /// The controller goes down.
+    Goodbye,
+}

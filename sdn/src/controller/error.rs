@@ -1,0 +1,48 @@
+//! What a controller says no with.
+
+use std::sync::Arc;
+
+use crate::model::Name;
+use crate::plane::PlaneError;
+use crate::store::StoreError;
+use crate::table::Refused;
+
+/// Why something asked of the controller is not done.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// The table does not allow it.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// It could not be made durable, and so did not happen.
+    #[error("not done, because it cannot be kept on disk: {0}")]
+    NotKept(#[source] Arc<StoreError>),
+    /// No address is called so.
+    #[error("there is no address `{0}`; `roam route ls` lists them by MAC, IP and name")]
+    NoSuch(String),
+    /// Several addresses are called so.
+    #[error("several addresses are called {0}; say which by its MAC or IP")]
+    Ambiguous(Name),
+    /// It cannot be told what passed.
+    #[error("the counters cannot be read: {0}")]
+    Counters(#[source] Arc<PlaneError>),
+    /// The controller is going down.
+    #[error("the controller is going down; ask again when it is back")]
+    Closing,
+}
+
+/// Why a controller cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The table cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The data plane cannot be used.
+    #[error(transparent)]
+    Plane(#[from] PlaneError),
+    /// The table does not take this node.
+    #[error(transparent)]
+    Join(#[from] ControllerError),
+    /// No thread.
+    #[error("a thread cannot be started")]
+    Thread(#[source] std::io::Error),
+}

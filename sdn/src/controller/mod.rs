@@ -1,0 +1,448 @@
+//! The controller, live: table, store and plane in step.
+//!
+//! ```text
+//!  ask ──> lock ── Table::step ── Keeper::follow (the switch: microseconds) ── queue ──┐  lock freed
+//!            answer <── published to the feed <── Store::commit (the disk: milliseconds) <┘  `commit`, own thread
+//! ```
+//!
+//! The plane follows before the disk does, because frames must not wait for it; nobody is answered or told before. If
+//! the disk then says no, table and plane go back to what was committed, and the asker hears that nothing happened. A
+//! controller killed in between has answered nobody; the next one has its plane follow the table that is on disk.
+//! After such a failure the disk comes first, until one commit has succeeded: the plane is not to swing with each try.
+
+mod commit;
+mod error;
+mod presence;
+mod view;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::oneshot;
+
+pub use error::{ControllerError, OpenError};
+pub use view::{Accepted, ControllerStatus, Heartbeat, NodeView, RouteView, SwitchView, TableView};
+
+use crate::model::{Address, Front, FrontKey, Generation, Kind, Mac, Name, Revision, Route};
+use crate::plane::{Counters, Keeper, PlaneError, PlaneStatus, Planes};
+use crate::sentence::in_full;
+use crate::store::{Compacted, Feed, Store, Watch};
+use crate::table::{Command, Event, Table};
+use commit::{Answer, Job, Queue};
+
+/// How long a host may be silent before it is called lost.
+pub const LOST_AFTER: Duration = Duration::from_secs(5);
+/// How often it is looked which are, and whether fronts are as they should be.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What a controller is.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node it runs on.
+    pub node: Name,
+    /// That node's end of the tunnels; without, it is no part of the overlay.
+    pub vtep: Option<IpAddr>,
+    /// How long a host may be silent before it is called lost.
+    pub lost_after: Duration,
+}
+
+/// Opens doors for clients outside the overlay, on the controller's node.
+pub trait FrontPlane: Send {
+    /// Has these fronts and no others. Flows that are under way go on.
+    fn apply(&mut self, fronts: &[Front]) -> Result<(), PlaneError>;
+    /// Those that are open, in any order.
+    fn found(&mut self) -> Result<Vec<Front>, PlaneError>;
+}
+
+/// A live controller. Clones are the same one.
+#[derive(Clone)]
+pub struct Controller {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    live: Mutex<Live>,
+    /// As it is on disk: what is shown.
+    committed: Mutex<Table>,
+    keeper: Option<Keeper>,
+    fronts: Mutex<Option<Box<dyn FrontPlane>>>,
+    fronts_trouble: Mutex<Option<String>>,
+    feed: Feed,
+    presence: Mutex<presence::Presences>,
+    switches: Mutex<Switches>,
+}
+
+/// What is being decided.
+struct Live {
+    table: Table,
+    queue: Queue,
+    /// Why the last commit failed, until one succeeds: meanwhile the disk comes before the plane.
+    store_trouble: Option<String>,
+}
+
+#[derive(Default)]
+struct Switches {
+    last: HashMap<Mac, SwitchView>,
+    total: u64,
+}
+
+impl Controller {
+    /// Reads the table, has the plane follow it, and joins the overlay. Must be called in a tokio runtime.
+    pub async fn open(
+        config: Config,
+        mut store: Box<dyn Store>,
+        plane: Option<Planes>,
+        fronts: Option<Box<dyn FrontPlane>>,
+    ) -> Result<Self, OpenError> {
+        let table = store.load()?;
+        let keeper = plane.map(|planes| Keeper::start(config.node.clone(), planes, &table)).transpose()?;
+        let (queue, jobs) = commit::queue();
+        let inner = Arc::new(Inner {
+            live: Mutex::new(Live { table: table.clone(), queue, store_trouble: None }),
+            presence: Mutex::new(presence::Presences::all_heard(&table, Instant::now())),
+            committed: Mutex::new(table),
+            keeper,
+            fronts: Mutex::new(fronts),
+            fronts_trouble: Mutex::default(),
+            feed: store.feed(),
+            switches: Mutex::default(),
+            config,
+        });
+        let committer = Arc::downgrade(&inner);
+        std::thread::Builder::new()
+            .name("commit".into())
+            .spawn(move || commit::run(&committer, store, &jobs))
+            .map_err(OpenError::Thread)?;
+        let controller = Self { inner };
+        controller.inner.follow_fronts(true);
+        if let Some(vtep) = controller.inner.config.vtep {
+            controller.join(controller.inner.config.node.clone(), Kind::Gateway, vtep).await?;
+        }
+        tokio::spawn(look_after(Arc::downgrade(&controller.inner)));
+        Ok(controller)
+    }
+
+    /// A node is there. To join again, from another address as well, is no error.
+    pub async fn join(&self, host: Name, kind: Kind, vtep: IpAddr) -> Result<Accepted, ControllerError> {
+        self.inner.presence().heard(&host, None, Instant::now());
+        self.submit(&Event::Joined { host, kind, vtep }, None).await
+    }
+
+    /// A node goes.
+    pub async fn leave(&self, host: Name) -> Result<Accepted, ControllerError> {
+        let left = self.submit(&Event::Left { host: host.clone() }, None).await?;
+        self.inner.presence().forget(&host);
+        Ok(left)
+    }
+
+    /// A node is heard. The committed revision, for it to see whether it lags.
+    pub async fn heartbeat(&self, host: &Name, heartbeat: Heartbeat) -> Result<Revision, ControllerError> {
+        let event = Event::Heard { host: host.clone() };
+        // Refused if it is unknown: then it joins.
+        self.submit(&event, None).await?;
+        self.inner.presence().heard(host, Some(heartbeat), Instant::now());
+        Ok(self.revision())
+    }
+
+    /// A host says that it has an address; see [`Event::Claimed`].
+    pub async fn claim(
+        &self,
+        address: Address,
+        host: Name,
+        held: Option<Generation>,
+    ) -> Result<Accepted, ControllerError> {
+        let mac = address.mac;
+        self.submit(&Event::Claimed { address, host, held, at_ms: now_ms() }, Some(mac)).await
+    }
+
+    /// An address goes to another host; see [`Event::Moved`].
+    pub async fn move_to(
+        &self,
+        mac: Mac,
+        from: Generation,
+        to: Name,
+        drain: bool,
+    ) -> Result<Accepted, ControllerError> {
+        self.submit(&Event::Moved { mac, from, to, drain, at_ms: now_ms() }, Some(mac)).await
+    }
+
+    /// The owner before passes nothing on any more.
+    pub async fn settle(&self, mac: Mac, generation: Generation) -> Result<Accepted, ControllerError> {
+        self.submit(&Event::Settled { mac, generation }, Some(mac)).await
+    }
+
+    /// An address is given up.
+    pub async fn release(&self, mac: Mac, generation: Generation) -> Result<Accepted, ControllerError> {
+        self.submit(&Event::Released { mac, generation }, Some(mac)).await
+    }
+
+    /// Opens a front, or leads it elsewhere.
+    pub async fn open_front(&self, front: Front) -> Result<Accepted, ControllerError> {
+        self.submit(&Event::Opened { front }, None).await
+    }
+
+    /// Closes a front. Flows through it that are under way go on.
+    pub async fn close_front(&self, front: FrontKey) -> Result<Accepted, ControllerError> {
+        self.submit(&Event::Closed { front }, None).await
+    }
+
+    /// An address by what people call it: MAC, IP or name.
+    pub fn find(&self, text: &str) -> Result<Route, ControllerError> {
+        let none = || ControllerError::NoSuch(text.chars().take(80).collect());
+        let table = self.inner.committed();
+        if let Ok(mac) = text.parse::<Mac>() {
+            return table.route(mac).cloned().ok_or_else(none);
+        }
+        if let Ok(ip) = text.parse::<IpAddr>() {
+            return table.route_of_ip(ip).cloned().ok_or_else(none);
+        }
+        let Ok(name) = text.parse::<Name>() else { return Err(none()) };
+        let mut called = table.routes().filter(|route| route.address.name.as_ref() == Some(&name));
+        let found = called.next().cloned().ok_or_else(none)?;
+        if called.next().is_some() { Err(ControllerError::Ambiguous(name)) } else { Ok(found) }
+    }
+
+    /// All of the table.
+    pub fn table(&self) -> TableView {
+        TableView::of(&self.inner.committed())
+    }
+
+    /// Its revision.
+    pub fn revision(&self) -> Revision {
+        self.inner.committed().revision()
+    }
+
+    /// The table, and what is committed after it.
+    pub fn follow(&self) -> (TableView, Watch) {
+        loop {
+            let table = self.table();
+            // A feed that has moved on so far meanwhile is asked for again.
+            if let Ok(watch) = self.watch(table.revision) {
+                return (table, watch);
+            }
+        }
+    }
+
+    /// What is committed after a revision.
+    pub fn watch(&self, after: Revision) -> Result<Watch, Compacted> {
+        self.inner.feed.watch(after)
+    }
+
+    /// Addresses with how they fare. Without `counters` nothing is asked of the plane.
+    pub fn routes(&self, counters: &BTreeMap<Mac, Counters>) -> Vec<RouteView> {
+        let table = self.inner.committed();
+        let presence = self.inner.presence();
+        let switches = self.inner.switches();
+        let view = |route: &Route| {
+            let placement = &route.placement;
+            let owner = table.host(&placement.host);
+            let last_switch = switches.last.get(&route.address.mac).cloned();
+            RouteView {
+                address: route.address.clone(),
+                placement: placement.clone(),
+                presence: owner.map_or(crate::model::Presence::Lost, |host| host.presence),
+                counters: counters.get(&route.address.mac).copied(),
+                behind: presence.behind(&table, route),
+                last_switch,
+            }
+        };
+        table.routes().map(view).collect()
+    }
+
+    /// What passed this node's plane, by address; nothing if it has none.
+    pub async fn counters(&self) -> Result<BTreeMap<Mac, Counters>, ControllerError> {
+        let Some(keeper) = self.inner.keeper.clone() else { return Ok(BTreeMap::new()) };
+        let read = tokio::task::spawn_blocking(move || keeper.counters()).await;
+        let read = read.map_err(|_ending| ControllerError::Closing)?;
+        read.map_err(|error| ControllerError::Counters(Arc::new(error)))
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> Vec<NodeView> {
+        let table = self.inner.committed();
+        let own = self.inner.keeper.as_ref().map(Keeper::status);
+        let mut nodes = self.inner.presence().nodes(&table, Instant::now());
+        for node in nodes.iter_mut().filter(|node| node.host.name == self.inner.config.node) {
+            (node.heard_ms_ago, node.applied, node.plane) = (Some(0), Some(table.revision()), own.clone());
+        }
+        nodes
+    }
+
+    /// How it is.
+    pub fn status(&self) -> ControllerStatus {
+        ControllerStatus {
+            node: self.inner.config.node.clone(),
+            revision: self.revision(),
+            plane: self.plane(),
+            fronts_trouble: lock(&self.inner.fronts_trouble).clone(),
+            store_trouble: self.inner.live().store_trouble.clone(),
+            switches: self.inner.switches().total,
+        }
+    }
+
+    /// How its own data plane is.
+    pub fn plane(&self) -> Option<PlaneStatus> {
+        self.inner.keeper.as_ref().map(Keeper::status)
+    }
+
+    /// Decides on an event, has the plane follow, and returns when it is on disk.
+    async fn submit(&self, event: &Event, mac: Option<Mac>) -> Result<Accepted, ControllerError> {
+        let began = Instant::now();
+        let (answer, answered) = oneshot::channel();
+        self.inner.decide(event, began, answer)?;
+        let Answer { revision, plane_us, trouble } = answered.await.map_err(|_gone| ControllerError::Closing)??;
+        let durable_us = micros(began.elapsed());
+        let route = mac.and_then(|mac| self.inner.committed().route(mac).cloned());
+        if let Event::Moved { mac, .. } = event
+            && plane_us.is_some()
+        {
+            self.inner.switches().note(*mac, durable_us);
+        }
+        if matches!(event, Event::Opened { .. } | Event::Closed { .. }) {
+            let inner = self.inner.clone();
+            // nft takes milliseconds. A task that ends early was cut off with its runtime.
+            let _ = tokio::task::spawn_blocking(move || inner.follow_fronts(true)).await;
+        }
+        let trouble = match event {
+            Event::Opened { .. } | Event::Closed { .. } => lock(&self.inner.fronts_trouble).clone(),
+            _ => trouble,
+        };
+        Ok(Accepted { revision, route, plane_us: plane_us.unwrap_or(0), durable_us, trouble })
+    }
+}
+
+impl Inner {
+    /// On the path of a switch: no disk, no waiting, but for the plane.
+    fn decide(
+        &self,
+        event: &Event,
+        began: Instant,
+        answer: oneshot::Sender<Result<Answer, ControllerError>>,
+    ) -> Result<(), ControllerError> {
+        let mut live = self.live();
+        let from = match event {
+            Event::Moved { mac, .. } => live.table.route(*mac).map(|route| route.placement.host.clone()),
+            _ => None,
+        };
+        let commands = live.table.step(event)?;
+        let (mut update, mut touched) = (None, None);
+        for command in commands {
+            match command {
+                Command::Keep(kept) => update = Some(kept),
+                Command::Program(what) => touched = Some(what),
+            }
+        }
+        let revision = live.table.revision();
+        let mut trouble = None;
+        let durable_first = live.store_trouble.is_some();
+        if let (Some(touched), false, Some(keeper)) = (&touched, durable_first, &self.keeper) {
+            trouble = keeper.follow(&live.table, touched).err().map(|error| in_full(&error));
+        }
+        let plane_us = update.is_some().then(|| micros(began.elapsed()));
+        if let (Event::Moved { mac, at_ms, .. }, Some(plane_us), Some(from)) = (event, plane_us, from) {
+            self.switches().begin(*mac, from, *at_ms, plane_us);
+        }
+        let touched = touched.filter(|_| durable_first);
+        let answer_after = Answer { revision, plane_us, trouble };
+        live.queue.push(Job { update, touched, answer, answer_after });
+        Ok(())
+    }
+
+    /// Has the fronts be those of the table; if `always`, even if they seem to be.
+    fn follow_fronts(&self, always: bool) {
+        let mut fronts = lock(&self.fronts);
+        let Some(plane) = fronts.as_mut() else { return };
+        let wanted: Vec<Front> = self.committed().fronts().cloned().collect();
+        let differs = |found: Vec<Front>| {
+            let found: BTreeMap<_, _> = found.into_iter().map(|front| (front.key(), front)).collect();
+            found.len() != wanted.len() || wanted.iter().any(|front| found.get(&front.key()) != Some(front))
+        };
+        let done = match always {
+            true => plane.apply(&wanted),
+            false => plane.found().and_then(|found| match differs(found) {
+                true => {
+                    tracing::warn!("mended: the fronts were changed");
+                    plane.apply(&wanted)
+                }
+                false => Ok(()),
+            }),
+        };
+        let trouble = done.err().map(|error| in_full(&error));
+        let mut shown = lock(&self.fronts_trouble);
+        if let Some(trouble) = trouble.as_ref().filter(|trouble| shown.as_ref() != Some(*trouble)) {
+            tracing::error!(error = trouble, "the fronts are not as they should be");
+        }
+        *shown = trouble;
+    }
+
+    fn live(&self) -> MutexGuard<'_, Live> {
+        lock(&self.live)
+    }
+
+    fn committed(&self) -> MutexGuard<'_, Table> {
+        lock(&self.committed)
+    }
+
+    fn presence(&self) -> MutexGuard<'_, presence::Presences> {
+        lock(&self.presence)
+    }
+
+    fn switches(&self) -> MutexGuard<'_, Switches> {
+        lock(&self.switches)
+    }
+}
+
+impl Switches {
+    fn begin(&mut self, mac: Mac, from: Name, at_ms: u64, plane_us: u64) {
+        let switches = self.last.get(&mac).map_or(0, |last| last.switches) + 1;
+        self.total += 1;
+        self.last.insert(mac, SwitchView { from, at_ms, plane_us, durable_us: 0, switches });
+    }
+
+    fn note(&mut self, mac: Mac, durable_us: u64) {
+        if let Some(last) = self.last.get_mut(&mac) {
+            last.durable_us = durable_us;
+        }
+    }
+}
+
+/// Notices silent hosts and changed fronts, as long as there is a controller.
+async fn look_after(weak: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Some(inner) = weak.upgrade() else { return };
+        let silent = {
+            let table = inner.committed();
+            inner.presence().silent(&table, &inner.config.node, inner.config.lost_after, Instant::now())
+        };
+        let controller = Controller { inner: inner.clone() };
+        for host in silent {
+            tracing::warn!(%host, after_s = inner.config.lost_after.as_secs(), "lost: nothing is heard of it");
+            if let Err(error) = controller.submit(&Event::Lost { host }, None).await {
+                tracing::error!(%error, "a lost host is not noted as such");
+            }
+        }
+        drop(controller);
+        // nft takes milliseconds.
+        let _ = tokio::task::spawn_blocking(move || inner.follow_fronts(false)).await;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,31 @@
+//! Which host owns which address, and how the network is told.
+//!
+//! ```text
+//!  events ──> Table::step ──> updates ──> Store      on disk before anybody is answered
+//!             pure, no clock     │   └──> Feed       hosts and people follow
+//!                                └──> Keeper ──> Plane   kernel (VXLAN, bridge) or ovs (OpenFlow)
+//! ```
+//!
+//! In reading order: [`model`] (the words), [`table`] (what may happen), [`store`] (where it is kept), [`plane`] (what
+//! carries frames, and how it is kept as it should be), [`controller`] (all of them together, live).
+//!
+//! What holds at any time:
+//! 1. An address has exactly one owner, and its generation only rises: through releases, crashes and new claims.
+//! 2. A claim of a generation that is over is refused, and so is one of an address that overlaps another's.
+//! 3. No clock decides who owns: a host that is silent is called lost and keeps what it has until somebody moves it.
+//! 4. The planes follow the table, never the other way round: what differs is drift, and is mended.
+//! 5. What was answered with success is on disk.
+//!
+//! Deliberately absent: HTTP and certificates (`roam-runtime` serves a [`Controller`]), and elections: of several
+//! controllers on one store each is stopped by compare-and-swap, none by a lease.
+#![forbid(unsafe_code)]
+
+pub mod controller;
+pub mod model;
+pub mod plane;
+mod sentence;
+pub mod store;
+pub mod table;
+
+pub use controller::Controller;
+pub use model::{Mac, Name, NameError};

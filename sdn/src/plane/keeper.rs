@@ -1,0 +1,245 @@
+//! Keeps a plane as the table says: follows each change at once, and looks whether it stays so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Counters, Drift, Found, Order, Plane, PlaneError, Planes, Ports, Reader, State};
+use crate::model::{Mac, Name};
+use crate::sentence::in_full;
+use crate::table::{Table, Touched};
+
+/// How often it is asked whether somebody has changed the plane, and how soon one that failed is tried again.
+const GLANCE: Duration = Duration::from_millis(100);
+/// How often it is read whole, whatever it says of changes.
+const AUDIT: Duration = Duration::from_secs(2);
+/// Drifts that are logged one by one in an audit; the rest as a number.
+const DRIFTS_LOGGED: usize = 10;
+
+/// A plane that is kept. Clones are the same one; when the last is gone, the plane stays as it is.
+#[derive(Clone)]
+pub struct Keeper {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node: Name,
+    hand: Mutex<Hand>,
+    eye: Mutex<Box<dyn Reader>>,
+    /// Told when an audit is wanted at once.
+    hurry: Condvar,
+}
+
+struct Hand {
+    plane: Box<dyn Plane>,
+    ports: Ports,
+    wanted: State,
+    /// Addresses changed since the audit began that is under way.
+    fresh: BTreeSet<Mac>,
+    /// The same of the ends.
+    fresh_ends: bool,
+    trouble: Option<String>,
+    drifts_mended: u64,
+    hurry: bool,
+}
+
+/// How a plane is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlaneStatus {
+    /// `kernel` or `ovs`.
+    pub kind: String,
+    /// Addresses it should know.
+    pub addresses: u64,
+    /// Why it is not as it should be; it is tried again until it is.
+    pub trouble: Option<String>,
+    /// Differences that were found and mended.
+    pub drifts_mended: u64,
+}
+
+impl Keeper {
+    /// Keeps the plane of a node as that table says, and goes on so in a thread of its own. A plane that cannot be
+    /// prepared is an error; one that fails later is tried again.
+    pub fn start(node: Name, (mut plane, reader): Planes, table: &Table) -> Result<Self, PlaneError> {
+        plane.prepare()?;
+        let ports = Ports::new();
+        let wanted = State::of(table, &node, &ports);
+        let hand = Hand {
+            plane,
+            ports,
+            wanted,
+            fresh: BTreeSet::new(),
+            fresh_ends: false,
+            trouble: None,
+            drifts_mended: 0,
+            hurry: false,
+        };
+        let inner = Inner { node, hand: Mutex::new(hand), eye: Mutex::new(reader), hurry: Condvar::new() };
+        let keeper = Self { inner: Arc::new(inner) };
+        keeper.inner.audit(true)?;
+        let weak = Arc::downgrade(&keeper.inner);
+        let spawned = thread::Builder::new().name("plane".into()).spawn(move || watch(&weak));
+        spawned.map_err(|source| PlaneError::Refused { doing: "start a thread".into(), source })?;
+        Ok(keeper)
+    }
+
+    /// Has the plane follow in what was touched. After an error it is behind, and is brought up in the background.
+    pub fn follow(&self, table: &Table, touched: &Touched) -> Result<(), PlaneError> {
+        let mut hand = self.inner.hand();
+        let orders = table.orders(&self.inner.node, &hand.ports, touched);
+        self.inner.obey(&mut hand, &orders)
+    }
+
+    /// The same with everything: the table is another one.
+    pub fn follow_all(&self, table: &Table) -> Result<(), PlaneError> {
+        let mut hand = self.inner.hand();
+        let wanted = State::of(table, &self.inner.node, &hand.ports);
+        let orders: Vec<_> =
+            wanted.orders(&hand.wanted, &BTreeSet::new()).into_iter().map(|(_, order)| order).collect();
+        self.inner.obey(&mut hand, &orders)
+    }
+
+    /// Says on which device this node has an address, or that it has it on none.
+    pub fn set_port(&self, table: &Table, mac: Mac, device: Option<String>) -> Result<(), PlaneError> {
+        let mut hand = self.inner.hand();
+        match device {
+            Some(device) => drop(hand.ports.insert(mac, device)),
+            None => drop(hand.ports.remove(&mac)),
+        }
+        let orders = table.orders(&self.inner.node, &hand.ports, &Touched { macs: vec![mac], ..Touched::default() });
+        self.inner.obey(&mut hand, &orders)
+    }
+
+    /// How it is.
+    pub fn status(&self) -> PlaneStatus {
+        let hand = self.inner.hand();
+        PlaneStatus {
+            kind: hand.plane.kind().into(),
+            addresses: hand.wanted.entries.len() as u64,
+            trouble: hand.trouble.clone(),
+            drifts_mended: hand.drifts_mended,
+        }
+    }
+
+    /// What passed, by address. Takes as long as reading the plane does.
+    pub fn counters(&self) -> Result<BTreeMap<Mac, Counters>, PlaneError> {
+        self.inner.eye().counters()
+    }
+
+    /// Reads the plane now and mends it; what was found.
+    pub fn audit(&self) -> Result<Vec<Drift>, PlaneError> {
+        self.inner.audit(false)
+    }
+}
+
+impl Inner {
+    fn hand(&self) -> MutexGuard<'_, Hand> {
+        self.hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn eye(&self) -> MutexGuard<'_, Box<dyn Reader>> {
+        self.eye.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn obey(&self, hand: &mut Hand, orders: &[Order]) -> Result<(), PlaneError> {
+        for order in orders {
+            hand.wanted.obey(order);
+            match order {
+                Order::Ends(_) => hand.fresh_ends = true,
+                Order::Set(entry) => drop(hand.fresh.insert(entry.mac)),
+                Order::Remove(mac) => drop(hand.fresh.insert(*mac)),
+            }
+        }
+        let done = hand.plane.apply(orders);
+        if let Err(error) = &done {
+            hand.in_trouble(error);
+            hand.hurry = true;
+            self.hurry.notify_all();
+        }
+        done
+    }
+
+    /// The plane is read without holding up switches; what they change meanwhile is left out of the comparison.
+    fn audit(&self, first: bool) -> Result<Vec<Drift>, PlaneError> {
+        let mut eye = self.eye();
+        {
+            let mut hand = self.hand();
+            hand.fresh.clear();
+            hand.fresh_ends = false;
+        }
+        let found = eye.found();
+        let mut hand = self.hand();
+        let mended = found.and_then(|found| hand.mend(&found));
+        match mended {
+            Ok(drifts) => {
+                if hand.trouble.take().is_some() {
+                    tracing::info!(plane = hand.plane.kind(), "the data plane is as it should be again");
+                }
+                if !first && !drifts.is_empty() {
+                    hand.tell(&drifts);
+                }
+                Ok(drifts)
+            }
+            Err(error) => {
+                hand.in_trouble(&error);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Hand {
+    fn mend(&mut self, found: &Found) -> Result<Vec<Drift>, PlaneError> {
+        if !found.unprepared.is_empty() {
+            self.plane.prepare()?;
+        }
+        let mut orders = self.wanted.orders(&found.state, &self.fresh);
+        orders.retain(|(drift, _)| *drift != Drift::Ends || !self.fresh_ends);
+        let (drifts, orders): (Vec<_>, Vec<_>) = orders.into_iter().unzip();
+        self.plane.apply(&orders)?;
+        Ok(found.unprepared.iter().cloned().map(Drift::Setting).chain(drifts).collect())
+    }
+
+    fn tell(&mut self, drifts: &[Drift]) {
+        self.drifts_mended += drifts.len() as u64;
+        for drift in drifts.iter().take(DRIFTS_LOGGED) {
+            tracing::warn!(plane = self.plane.kind(), "mended: {drift}");
+        }
+        if drifts.len() > DRIFTS_LOGGED {
+            tracing::warn!(plane = self.plane.kind(), more = drifts.len() - DRIFTS_LOGGED, "mended");
+        }
+    }
+
+    fn in_trouble(&mut self, error: &PlaneError) {
+        let trouble = in_full(error);
+        if self.trouble.as_ref() != Some(&trouble) {
+            tracing::error!(plane = self.plane.kind(), error = trouble, "the data plane is not as it should be");
+            self.trouble = Some(trouble);
+        }
+    }
+}
+
+/// As long as there is a keeper.
+fn watch(weak: &Weak<Inner>) {
+    let mut audited = Instant::now();
+    loop {
+        let Some(inner) = weak.upgrade() else { return };
+        let waiting = inner.hand();
+        let waited = inner.hurry.wait_timeout_while(waiting, GLANCE, |hand| !hand.hurry);
+        let (mut hand, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let hurry = std::mem::take(&mut hand.hurry) || hand.trouble.is_some();
+        drop(hand);
+        if inner.eye().changed() || hurry || audited.elapsed() >= AUDIT {
+            // What is wrong is in the status, and is tried again.
+            let failed = inner.audit(false).is_err();
+            audited = Instant::now();
+            if failed {
+                drop(inner);
+                thread::sleep(GLANCE);
+            }
+        }
+    }
+}
