@@ -288,16 +288,16 @@ impl Table {
         if !self.hosts.contains_key(name) && self.hosts.len() >= HOSTS_MAX {
             return Err(Refused::Full { what: "nodes", max: HOSTS_MAX });
         }
+        if self.hosts.get(name).is_some_and(|host| host.kind != kind) {
+            self.owns_nothing(name)?;
+        }
         let host = Host { name: name.clone(), kind, vtep, presence: Presence::Live };
         Ok(if self.hosts.get(name) == Some(&host) { Vec::new() } else { vec![Change::Host(host)] })
     }
 
     fn left(&self, name: &Name) -> Result<Vec<Change>, Refused> {
-        let host = self.known(name)?;
-        let owned = self.routes.values().filter(|route| route.placement.host == host.name).count();
-        if owned > 0 {
-            return Err(Refused::Owns { host: name.clone(), addresses: owned });
-        }
+        self.known(name)?;
+        self.owns_nothing(name)?;
         // Whom it passed frames on for goes there directly.
         let through = |route: &&Route| route.placement.via.as_ref() == Some(name);
         let settled = self.routes.values().filter(through).map(|route| {
@@ -325,6 +325,13 @@ impl Table {
             Some(same) if same == front => Ok(Vec::new()),
             None if self.fronts.len() >= FRONTS_MAX => Err(Refused::Full { what: "fronts", max: FRONTS_MAX }),
             _ => Ok(vec![Change::Front(front.clone())]),
+        }
+    }
+
+    fn owns_nothing(&self, name: &Name) -> Result<(), Refused> {
+        match self.routes.values().filter(|route| route.placement.host == *name).count() {
+            0 => Ok(()),
+            addresses => Err(Refused::Owns { host: name.clone(), addresses }),
         }
     }
 
