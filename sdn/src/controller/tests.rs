@@ -1,0 +1,217 @@
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+use crate::model::{Change, Presence, Update};
+use crate::plane::Hop;
+use crate::plane::trial::Trial;
+use crate::store::{MemoryStore, RedbStore, StoreError};
+
+const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn vtep(last: u8) -> IpAddr {
+    [172, 30, 0, last].into()
+}
+
+fn address() -> Address {
+    Address { mac: MAC, ip: Some([10, 90, 1, 1].into()), ip6: None, name: Some(name("kv")) }
+}
+
+fn config() -> Config {
+    Config { node: name("gate"), vtep: Some(vtep(254)), lost_after: LOST_AFTER }
+}
+
+/// Keeps nothing while it is told to fail.
+struct Failing {
+    store: MemoryStore,
+    fails: Arc<AtomicBool>,
+}
+
+impl Store for Failing {
+    fn load(&mut self) -> Result<Table, StoreError> {
+        self.store.load()
+    }
+
+    fn commit(&mut self, expected: Revision, updates: &[Update]) -> Result<(), StoreError> {
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(StoreError::Full("table.redb".into()));
+        }
+        self.store.commit(expected, updates)
+    }
+
+    fn watch(&self, after: Revision) -> Result<Watch, Compacted> {
+        self.store.watch(after)
+    }
+
+    fn feed(&self) -> Feed {
+        self.store.feed()
+    }
+}
+
+async fn with_hosts(store: impl Store + 'static, trial: &Trial) -> Controller {
+    let controller = Controller::open(config(), Box::new(store), Some(trial.planes()), None).await.unwrap();
+    for (host, last) in [("a", 1), ("b", 2)] {
+        controller.join(name(host), Kind::Host, vtep(last)).await.unwrap();
+    }
+    controller
+}
+
+fn hop(trial: &Trial) -> Option<Hop> {
+    trial.inside().state.entries.get(&MAC).map(|entry| entry.hop.clone())
+}
+
+fn owner(controller: &Controller) -> (String, u64) {
+    let placement = controller.find("kv").unwrap().placement;
+    (placement.host.to_string(), placement.generation.0)
+}
+
+#[tokio::test]
+async fn an_address_moves_and_everybody_hears() {
+    let trial = Trial::default();
+    let controller = with_hosts(MemoryStore::default(), &trial).await;
+    let claimed = controller.claim(address(), name("a"), None).await.unwrap();
+    assert_eq!(claimed.route.unwrap().placement.generation, Generation(1));
+    assert_eq!(hop(&trial), Some(Hop::Tunnel(vtep(1))));
+
+    let (table, mut watch) = controller.follow();
+    assert_eq!(table.routes.len(), 1);
+    let moved = controller.move_to(MAC, Generation(1), name("b"), false).await.unwrap();
+    assert_eq!((moved.trouble, hop(&trial)), (None, Some(Hop::Tunnel(vtep(2)))));
+    let update = watch.next().await.unwrap();
+    assert_eq!(update.revision, moved.revision);
+    assert!(matches!(&update.changes[..], [Change::Route(route)] if route.placement.host == name("b")));
+
+    let view = &controller.routes(&BTreeMap::new())[0];
+    let switch = view.last_switch.as_ref().unwrap();
+    assert_eq!((switch.from.as_str(), switch.switches), ("a", 1));
+    for text in ["kv", "10.90.1.1", "02:00:00:00:00:01"] {
+        assert_eq!(controller.find(text).unwrap().placement.host, name("b"), "{text}");
+    }
+    assert!(matches!(controller.find("other"), Err(ControllerError::NoSuch(_))));
+}
+
+#[tokio::test]
+async fn of_many_who_claim_or_move_at_once_one_has_it() {
+    let trial = Trial::default();
+    let controller = with_hosts(MemoryStore::default(), &trial).await;
+    let claims = ["a", "b"].map(|host| controller.claim(address(), name(host), None));
+    let [a, b] = claims;
+    let (a, b) = tokio::join!(a, b);
+    assert_eq!([a.is_ok(), b.is_ok()].iter().filter(|ok| **ok).count(), 1);
+    let refused = a.err().or(b.err()).unwrap();
+    assert!(matches!(refused, ControllerError::Refused(crate::table::Refused::Fenced { .. })), "{refused}");
+    let (owned, generation) = owner(&controller);
+    let other = if owned == "a" { "b" } else { "a" };
+    controller.move_to(MAC, Generation(generation), name(other), false).await.unwrap();
+    assert!(controller.move_to(MAC, Generation(generation), name(&owned), false).await.is_err());
+    assert_eq!(owner(&controller), (other.to_owned(), generation + 1));
+}
+
+#[tokio::test]
+async fn what_cannot_be_kept_did_not_happen() {
+    let (trial, fails) = (Trial::default(), Arc::new(AtomicBool::new(false)));
+    let store = Failing { store: MemoryStore::default(), fails: fails.clone() };
+    let controller = with_hosts(store, &trial).await;
+    controller.claim(address(), name("a"), None).await.unwrap();
+    let (_, mut watch) = controller.follow();
+
+    fails.store(true, Ordering::Relaxed);
+    let refused = controller.move_to(MAC, Generation(1), name("b"), false).await.unwrap_err();
+    assert!(matches!(refused, ControllerError::NotKept(_)), "{refused}");
+    assert_eq!((owner(&controller), hop(&trial)), (("a".into(), 1), Some(Hop::Tunnel(vtep(1)))));
+    assert!(controller.status().store_trouble.is_some());
+
+    // From then on the disk comes first: the plane does not swing.
+    trial.inside().orders.clear();
+    assert!(controller.move_to(MAC, Generation(1), name("b"), false).await.is_err());
+    assert!(trial.inside().orders.is_empty());
+
+    fails.store(false, Ordering::Relaxed);
+    let moved = controller.move_to(MAC, Generation(1), name("b"), false).await.unwrap();
+    assert_eq!((owner(&controller), hop(&trial)), (("b".into(), 2), Some(Hop::Tunnel(vtep(2)))));
+    assert_eq!(controller.status().store_trouble, None);
+    // Nobody ever heard of what did not happen.
+    assert_eq!(watch.next().await.unwrap().revision, moved.revision);
+}
+
+#[tokio::test]
+async fn a_plane_that_fails_does_not_decide() {
+    let trial = Trial::default();
+    let controller = with_hosts(MemoryStore::default(), &trial).await;
+    controller.claim(address(), name("a"), None).await.unwrap();
+    trial.inside().fails = true;
+    let moved = controller.move_to(MAC, Generation(1), name("b"), false).await.unwrap();
+    assert!(moved.trouble.is_some());
+    assert_eq!(owner(&controller), ("b".into(), 2));
+    assert!(controller.plane().unwrap().trouble.is_some());
+}
+
+#[tokio::test]
+async fn a_controller_killed_between_accept_and_program_is_made_up_for() {
+    let dir = std::env::temp_dir().join(format!("roam-controller-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("table.redb");
+    let trial = Trial::default();
+    {
+        let controller = with_hosts(RedbStore::open(&path).unwrap(), &trial).await;
+        controller.claim(address(), name("a"), None).await.unwrap();
+    }
+    // Its threads let go of the file.
+    let mut store = loop {
+        match RedbStore::open(&path) {
+            Err(StoreError::Locked(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+            opened => break opened.unwrap(),
+        }
+    };
+    let mut table = store.load().unwrap();
+    let before = table.revision();
+    let moved = Event::Moved { mac: MAC, from: Generation(1), to: name("b"), drain: false, at_ms: 0 };
+    let commands = table.step(&moved).unwrap();
+    let Some(Command::Keep(update)) = commands.first() else { panic!("{commands:?}") };
+    store.commit(before, std::slice::from_ref(update)).unwrap();
+    assert_eq!(hop(&trial), Some(Hop::Tunnel(vtep(1))));
+    let controller = Controller::open(config(), Box::new(store), Some(trial.planes()), None).await.unwrap();
+    assert_eq!((owner(&controller), hop(&trial)), (("b".into(), 2), Some(Hop::Tunnel(vtep(2)))));
+    drop(controller);
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[tokio::test]
+async fn silent_hosts_are_lost_and_keep_what_they_own() {
+    let trial = Trial::default();
+    let config = Config { lost_after: Duration::from_millis(50), ..config() };
+    let store = Box::new(MemoryStore::default());
+    let controller = Controller::open(config, store, Some(trial.planes()), None).await.unwrap();
+    controller.join(name("a"), Kind::Host, vtep(1)).await.unwrap();
+    controller.claim(address(), name("a"), None).await.unwrap();
+    let presence = |controller: &Controller| {
+        let nodes = controller.nodes();
+        let named = |wanted: &str| nodes.iter().find(|node| node.host.name == name(wanted)).unwrap().host.presence;
+        (named("a"), named("gate"))
+    };
+    while presence(&controller).0 == Presence::Live {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(presence(&controller), (Presence::Lost, Presence::Live));
+    assert_eq!((owner(&controller), hop(&trial)), (("a".into(), 1), Some(Hop::Tunnel(vtep(1)))));
+    controller.heartbeat(&name("a"), Heartbeat { applied: None, plane: None }).await.unwrap();
+    assert_eq!(presence(&controller).0, Presence::Live);
+    let unknown = controller.heartbeat(&name("x"), Heartbeat { applied: None, plane: None }).await;
+    assert!(matches!(unknown, Err(ControllerError::Refused(crate::table::Refused::NoHost(_)))));
+}
+
+#[tokio::test]
+async fn a_host_that_lags_is_named() {
+    let trial = Trial::default();
+    let controller = with_hosts(MemoryStore::default(), &trial).await;
+    let claimed = controller.claim(address(), name("a"), None).await.unwrap();
+    let said = |applied| Heartbeat { applied: Some(applied), plane: None };
+    controller.heartbeat(&name("b"), said(Revision(1))).await.unwrap();
+    assert_eq!(controller.routes(&BTreeMap::new())[0].behind, [name("b")]);
+    controller.heartbeat(&name("b"), said(claimed.revision)).await.unwrap();
+    assert!(controller.routes(&BTreeMap::new())[0].behind.is_empty());
+}

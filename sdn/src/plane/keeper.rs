@@ -243,3 +243,115 @@ fn watch(weak: &Weak<Inner>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::model::{Address, Generation, Kind};
+    use crate::plane::trial::Trial;
+    use crate::plane::{Ends, Hop};
+    use crate::table::{Command, Event};
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+
+    fn table() -> Table {
+        let mut table = Table::default();
+        for (host, last) in [("a", 1), ("b", 2)] {
+            let vtep = IpAddr::from([172, 30, 0, last]);
+            table.step(&Event::Joined { host: name(host), kind: Kind::Host, vtep }).unwrap();
+        }
+        let address = Address { mac: MAC, ip: None, ip6: None, name: None };
+        table.step(&Event::Claimed { address, host: name("a"), held: None, at_ms: 0 }).unwrap();
+        table
+    }
+
+    fn move_to_b(table: &mut Table) -> Touched {
+        let moved = Event::Moved { mac: MAC, from: Generation(1), to: name("b"), drain: false, at_ms: 0 };
+        match &table.step(&moved).unwrap()[..] {
+            [_, Command::Program(touched)] => touched.clone(),
+            commands => panic!("{commands:?}"),
+        }
+    }
+
+    fn hop(trial: &Trial) -> Option<Hop> {
+        trial.inside().state.entries.get(&MAC).map(|entry| entry.hop.clone())
+    }
+
+    fn end(last: u8) -> Option<Hop> {
+        Some(Hop::Tunnel(IpAddr::from([172, 30, 0, last])))
+    }
+
+    #[test]
+    fn a_plane_follows_at_once_with_one_order() {
+        let (trial, mut table) = (Trial::default(), table());
+        let keeper = Keeper::start(name("gate"), trial.planes(), &table).unwrap();
+        assert_eq!(hop(&trial), end(1));
+        trial.inside().orders.clear();
+        let touched = move_to_b(&mut table);
+        keeper.follow(&table, &touched).unwrap();
+        assert_eq!((hop(&trial), trial.inside().orders.len()), (end(2), 1));
+    }
+
+    #[test]
+    fn what_is_changed_by_hand_is_found_and_mended() {
+        let (trial, table) = (Trial::default(), table());
+        let keeper = Keeper::start(name("gate"), trial.planes(), &table).unwrap();
+        assert!(keeper.audit().unwrap().is_empty());
+        {
+            let mut inside = trial.inside();
+            let mut foreign = inside.state.entries.remove(&MAC).unwrap();
+            foreign.mac = Mac([2, 0, 0, 0, 0, 9]);
+            inside.state.entries.insert(foreign.mac, foreign);
+            inside.state.ends = Ends::default();
+        }
+        let drifts = keeper.audit().unwrap();
+        assert_eq!(drifts, [Drift::Ends, Drift::Entry(MAC), Drift::Foreign(Mac([2, 0, 0, 0, 0, 9]))]);
+        assert_eq!(hop(&trial), end(1));
+        assert!(keeper.audit().unwrap().is_empty());
+        assert_eq!(keeper.status().drifts_mended, 3);
+    }
+
+    #[test]
+    fn a_switch_while_the_plane_is_read_is_not_undone() {
+        let (trial, mut table) = (Trial::default(), table());
+        let keeper = Keeper::start(name("gate"), trial.planes(), &table).unwrap();
+        let touched = move_to_b(&mut table);
+        let switching = keeper.clone();
+        let switch = move || switching.follow(&table, &touched).unwrap();
+        trial.inside().during_reading = Some(Box::new(switch));
+        assert!(keeper.audit().unwrap().is_empty());
+        assert_eq!(hop(&trial), end(2));
+        assert!(keeper.audit().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_plane_that_fails_is_brought_up_when_it_works_again() {
+        let (trial, mut table) = (Trial::default(), table());
+        let keeper = Keeper::start(name("gate"), trial.planes(), &table).unwrap();
+        trial.inside().fails = true;
+        let touched = move_to_b(&mut table);
+        assert!(keeper.follow(&table, &touched).is_err());
+        assert!(keeper.status().trouble.is_some());
+        assert_eq!(hop(&trial), end(1));
+        trial.inside().fails = false;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while keeper.status().trouble.is_some() {
+            assert!(Instant::now() < deadline, "the plane stays behind");
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(hop(&trial), end(2));
+    }
+
+    #[test]
+    fn a_plane_that_cannot_be_prepared_is_refused() {
+        let trial = Trial::default();
+        trial.inside().fails = true;
+        assert!(Keeper::start(name("gate"), trial.planes(), &table()).is_err());
+    }
+}

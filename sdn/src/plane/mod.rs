@@ -18,6 +18,8 @@ mod keeper;
 pub mod kernel;
 pub mod ovs;
 mod state;
+#[cfg(test)]
+pub(crate) mod trial;
 
 use std::collections::BTreeMap;
 
