@@ -18,8 +18,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::units;
 use crate::api::{CidrText, GuestName};
 use crate::cert::{Role, TlsFiles, server_config};
-use crate::host::serve::{Limits, Listen, Server};
 use crate::host::{Host, HostConfig, Pool};
+use crate::serve::{Limits, Listen, Server};
 
 /// Run the host daemon.
 ///
