@@ -31,6 +31,7 @@ mod ambient;
 pub mod api;
 pub mod cert;
 pub mod cli;
+pub mod controller;
 pub mod demo;
 pub mod engine;
 pub mod guest;

@@ -8,21 +8,27 @@ use axum::response::{IntoResponse, Response};
 use hyper::Method;
 use tracing::Instrument;
 
+use super::Reception;
 use super::answer::Refusal;
 use super::metrics::Rejected;
 use super::peer::Peer;
-use super::{HEALTH, METRICS, Reception};
 use crate::api::ErrorCode;
 use crate::cert::Role;
 
-/// Whether a role may ask this of a route, as the daemon that serves it says.
-pub(crate) type May = fn(Role, &Method, &str) -> bool;
+/// What a daemon says of its routes.
+#[derive(Clone)]
+pub(crate) struct Rules {
+    /// Whether a role may ask this of a route.
+    pub(crate) may: fn(Role, &Method, &str) -> bool,
+    /// Routes that are asked again and again, and logged only for who looks closely.
+    pub(crate) routine: &'static [&'static str],
+}
 
 /// What the gate knows.
 #[derive(Clone)]
 pub(crate) struct Gate {
     pub(crate) reception: Reception,
-    pub(crate) may: May,
+    pub(crate) rules: Rules,
 }
 
 /// Around every handler, the one of unknown paths included.
@@ -44,7 +50,7 @@ pub(crate) async fn pass(State(gate): State<Gate>, request: Request, next: Next)
     gate.reception.metrics.answered(&route, &method, status, took);
     let took_us = took.as_micros() as u64;
     span.in_scope(|| {
-        if method == Method::GET && [HEALTH, METRICS].contains(&route.as_str()) {
+        if gate.rules.routine.contains(&route.as_str()) {
             tracing::debug!(route, status, took_us, "answered");
         } else {
             tracing::info!(route, status, took_us, "answered");
@@ -60,7 +66,7 @@ impl Gate {
             metrics.rejected(Rejected::Rate);
             return Err(Refusal::new(ErrorCode::TooManyRequests, "too many requests").retry_after(wait));
         }
-        if !(self.may)(peer.role(), method, route) {
+        if !(self.rules.may)(peer.role(), method, route) {
             metrics.rejected(Rejected::Role);
             let message = format!("{peer} may not do this: it needs a certificate of role operator");
             return Err(Refusal::new(ErrorCode::Forbidden, message));

@@ -38,7 +38,8 @@ use tokio::sync::watch;
 use crate::api::ErrorCode;
 use accept::{Connections, Doors};
 use answer::Refusal;
-use gate::{Gate, May};
+use gate::Gate;
+pub(crate) use gate::Rules;
 pub use limits::Limits;
 pub use listen::ListenError;
 use listen::{Socket, Tcp};
@@ -133,14 +134,14 @@ impl Server {
 }
 
 /// Routes with their description beside them, an answer to whoever asks for something else, and the gate before all.
-pub(crate) fn behind_gate(routes: Router, description: String, reception: Reception, may: May) -> Router {
+pub(crate) fn behind_gate(routes: Router, description: String, reception: Reception, rules: Rules) -> Router {
     let description: Arc<str> = description.into();
     let described = move || std::future::ready(json(&description));
     routes
         .route(OPENAPI, get(described))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
-        .layer(from_fn_with_state(Gate { reception, may }, gate::pass))
+        .layer(from_fn_with_state(Gate { reception, rules }, gate::pass))
 }
 
 fn json(text: &str) -> impl IntoResponse + use<> {

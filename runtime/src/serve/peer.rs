@@ -7,7 +7,12 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::extract::FromRequestParts;
+use hyper::http::request::Parts;
+
 use super::Limits;
+use super::answer::Refusal;
+use crate::api::ErrorCode;
 use crate::cert::Role;
 
 /// Who asks. Known, and proven, before a handler runs.
@@ -40,6 +45,16 @@ impl fmt::Display for Peer {
             Self::User(uid) => write!(f, "uid {uid}"),
             Self::Holder { name, role } => write!(f, "{role} {name}"),
         }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Peer {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        // Set for each connection before anything is read from it.
+        let known = parts.extensions.get().cloned();
+        known.ok_or_else(|| Refusal::new(ErrorCode::Internal, "a request of nobody"))
     }
 }
 

@@ -10,7 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{App, gate};
-use crate::serve::{behind_gate, description};
+use crate::serve::{HEALTH, METRICS, Rules, behind_gate, description};
 
 /// What the host is.
 pub(super) const VERSION: &str = "/v1/version";
@@ -51,7 +51,7 @@ fn described() -> OpenApiRouter<App> {
 pub(super) fn router(app: App) -> Router {
     let (router, _) = described().split_for_parts();
     let reception = app.reception.clone();
-    behind_gate(router.with_state(app), openapi(), reception, gate::may)
+    behind_gate(router.with_state(app), openapi(), reception, Rules { may: gate::may, routine: &[HEALTH, METRICS] })
 }
 
 /// The description, as it is served and committed.
