@@ -56,7 +56,7 @@ fn succeeded(dir: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "cert",
     "completions",
     "demo",
@@ -71,6 +71,7 @@ const COMMANDS: [&str; 17] = [
     "ps",
     "rm",
     "run",
+    "sdn",
     "start",
     "stats",
     "stop",

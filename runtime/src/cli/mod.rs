@@ -1,6 +1,6 @@
 //! The command line: one file per command. Each parses raw flags, checks them once, and runs.
 //!
-//! A command's files: `COMMAND.rs`; what several share is in `target` (which host), `wanted` (what a guest is to be),
+//! A command's files: `COMMAND.rs`; what several share is in `daemon` (the daemons), `target` (which host), `wanted` (what a guest is to be),
 //! `several` and `fleet` (many guests, many hosts), `print`, `units` and `config`.
 //!
 //! Exit codes, each command's in its `--help`:
@@ -22,6 +22,7 @@
 mod cert;
 mod completions;
 mod config;
+mod daemon;
 mod demo;
 mod deploy;
 mod exit;
@@ -38,6 +39,7 @@ mod print;
 mod ps;
 mod rm;
 mod run;
+mod sdn;
 mod several;
 mod start;
 mod stats;
@@ -96,6 +98,7 @@ enum Command {
     Ps(ps::Arguments),
     Rm(rm::Arguments),
     Run(run::Arguments),
+    Sdn(Box<sdn::Settings>),
     Start(start::Arguments),
     Stats(stats::Arguments),
     Stop(stop::Arguments),
@@ -137,6 +140,7 @@ fn run_command(arguments: Arguments) -> Result<ExitCode> {
         Command::Ps(arguments) => ps::run(arguments, &config),
         Command::Rm(arguments) => rm::run(arguments, &config),
         Command::Run(arguments) => run::run(arguments),
+        Command::Sdn(settings) => sdn::run(settings.over(config.sdn)),
         Command::Start(arguments) => start::run(arguments, &config),
         Command::Stats(arguments) => stats::run(arguments, &config),
         Command::Stop(arguments) => stop::run(arguments, &config),
