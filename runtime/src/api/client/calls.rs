@@ -12,39 +12,39 @@ use crate::host::LogQuery;
 impl Client {
     /// Deploys a guest; answers when it serves. The host must have its module.
     pub async fn create(&self, spec: &GuestSpec) -> Result<GuestView, ClientError> {
-        self.call(Ask::new(Method::POST, format!("{PREFIX}/guests")).json(spec)).await
+        self.wire.call(Ask::new(Method::POST, format!("{PREFIX}/guests")).json(spec)).await
     }
 
     /// All guests, by name.
     pub async fn list(&self) -> Result<Vec<GuestView>, ClientError> {
-        self.call(Ask::get(format!("{PREFIX}/guests"))).await
+        self.wire.call(Ask::get(format!("{PREFIX}/guests"))).await
     }
 
     /// One guest.
     pub async fn inspect(&self, name: &GuestName) -> Result<GuestView, ClientError> {
-        self.call(Ask::get(format!("{PREFIX}/guests/{name}"))).await
+        self.wire.call(Ask::get(format!("{PREFIX}/guests/{name}"))).await
     }
 
     /// Its counters.
     pub async fn stats(&self, name: &GuestName) -> Result<GuestStats, ClientError> {
-        self.call(Ask::get(format!("{PREFIX}/guests/{name}/stats"))).await
+        self.wire.call(Ask::get(format!("{PREFIX}/guests/{name}/stats"))).await
     }
 
     /// Starts a guest that is stopped, ended, waiting or parked.
     pub async fn start(&self, name: &GuestName) -> Result<GuestView, ClientError> {
-        self.call(Ask::new(Method::POST, format!("{PREFIX}/guests/{name}/start"))).await
+        self.wire.call(Ask::new(Method::POST, format!("{PREFIX}/guests/{name}/start"))).await
     }
 
     /// Stops a guest; one that does not end within `grace` is killed.
     pub async fn stop(&self, name: &GuestName, grace: Duration) -> Result<GuestView, ClientError> {
         let path = format!("{PREFIX}/guests/{name}/stop?grace_ms={}", grace.as_millis());
-        self.call(Ask::new(Method::POST, path).within(ANSWER_LIMIT.saturating_add(grace))).await
+        self.wire.call(Ask::new(Method::POST, path).within(ANSWER_LIMIT.saturating_add(grace))).await
     }
 
     /// Deletes a guest with its record and log. One that runs is refused unless `force`.
     pub async fn delete(&self, name: &GuestName, force: bool) -> Result<(), ClientError> {
         let path = format!("{PREFIX}/guests/{name}?force={force}");
-        self.status(Ask::new(Method::DELETE, path)).await.map(drop)
+        self.wire.status(Ask::new(Method::DELETE, path)).await.map(drop)
     }
 
     /// Its log, as it comes.
@@ -53,19 +53,19 @@ impl Client {
         if let Some(tail) = query.tail {
             path += &format!("&tail={tail}");
         }
-        let (response, _) = self.send(Ask::get(path)).await?;
-        Ok(super::logs::lines(self.endpoint.clone(), response.into_body()))
+        let (response, _) = self.wire.send(Ask::get(path)).await?;
+        Ok(super::logs::lines(self.wire.endpoint.clone(), response.into_body()))
     }
 
     /// All modules.
     pub async fn modules(&self) -> Result<Vec<ModuleView>, ClientError> {
-        self.call(Ask::get(format!("{PREFIX}/modules"))).await
+        self.wire.call(Ask::get(format!("{PREFIX}/modules"))).await
     }
 
     /// Whether the host has a module.
     pub async fn has_module(&self, digest: ModuleHash) -> Result<bool, ClientError> {
         // An answer to HEAD has no body that would tell the code.
-        match self.status(Ask::new(Method::HEAD, format!("{PREFIX}/modules/{digest}"))).await {
+        match self.wire.status(Ask::new(Method::HEAD, format!("{PREFIX}/modules/{digest}"))).await {
             Ok(_) => Ok(true),
             Err(ClientError::Refused { status, .. }) if status == ErrorCode::NotFound.status() => Ok(false),
             Err(error) => Err(error),
@@ -74,24 +74,24 @@ impl Client {
 
     /// Deletes a module that no guest uses.
     pub async fn delete_module(&self, digest: ModuleHash) -> Result<(), ClientError> {
-        self.status(Ask::new(Method::DELETE, format!("{PREFIX}/modules/{digest}"))).await.map(drop)
+        self.wire.status(Ask::new(Method::DELETE, format!("{PREFIX}/modules/{digest}"))).await.map(drop)
     }
 
     /// What the host is.
     pub async fn about(&self) -> Result<HostView, ClientError> {
-        self.call(Ask::get(format!("{PREFIX}/version"))).await
+        self.wire.call(Ask::get(format!("{PREFIX}/version"))).await
     }
 
     /// Whether the host can do its work.
     pub async fn health(&self) -> Result<Health, ClientError> {
-        self.call(Ask::get(format!("{PREFIX}/health"))).await
+        self.wire.call(Ask::get(format!("{PREFIX}/health"))).await
     }
 
     /// The host's metrics, Prometheus text.
     pub async fn metrics(&self) -> Result<String, ClientError> {
-        let (response, kept) = self.send(Ask::get("/metrics")).await?;
-        let bytes = self.collect(response, kept).await?;
-        String::from_utf8(bytes.into()).map_err(|source| self.endpoint.protocol(source))
+        let (response, kept) = self.wire.send(Ask::get("/metrics")).await?;
+        let bytes = self.wire.collect(response, kept).await?;
+        String::from_utf8(bytes.into()).map_err(|source| self.wire.endpoint.protocol(source))
     }
 
     /// The status says whether a module was new.

@@ -57,8 +57,8 @@ pub enum ClientError {
         /// What HTTP said.
         source: hyper::Error,
     },
-    /// The answer is not what a roam host says.
-    #[error("{endpoint} does not speak as a roam host")]
+    /// The answer is not what roam says.
+    #[error("{endpoint} does not speak as roam does")]
     Protocol {
         /// Whom.
         endpoint: String,
@@ -94,7 +94,7 @@ impl Endpoint {
             (Self::Unix(_), io::ErrorKind::PermissionDenied) => {
                 "you may not use its socket: become root, or join the group that `roam host --socket-group` names"
             }
-            (Self::Unix(_), _) => "does the daemon run? `roam host` starts it",
+            (Self::Unix(_), _) => "does the daemon run? `roam host` starts a host's, `roam sdn` the controller",
             (Self::Tls { .. }, io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
                 "it does not speak TLS as a roam host does, or does not take this certificate"
             }

@@ -32,7 +32,7 @@ impl Client {
         let limit = COMPILE_LIMIT + std::time::Duration::from_secs(size_bytes / BYTES_PER_S_MIN);
         let path = format!("{PREFIX}/modules/{digest}");
         let ask = Ask::new(Method::PUT, path).stream(body(file, progress), size_bytes).within(limit);
-        self.status(ask).await.map(Self::was_new)
+        self.wire.status(ask).await.map(Self::was_new)
     }
 
     /// Fetches a module into `target`; the bytes are checked against the digest. `progress` is told the bytes so far.
@@ -42,20 +42,20 @@ impl Client {
         mut target: impl AsyncWrite + Unpin,
         mut progress: impl FnMut(u64),
     ) -> Result<(), ClientError> {
-        let (response, _) = self.send(Ask::get(format!("{PREFIX}/modules/{digest}"))).await?;
+        let (response, _) = self.wire.send(Ask::get(format!("{PREFIX}/modules/{digest}"))).await?;
         let mut body = response.into_body();
         let (mut hasher, mut received_bytes) = (blake3::Hasher::new(), 0);
         loop {
             let frame = tokio::time::timeout(ANSWER_LIMIT, body.frame()).await;
             let frame = frame
-                .map_err(|_| ClientError::TimedOut { endpoint: self.endpoint.to_string(), limit: ANSWER_LIMIT })?;
+                .map_err(|_| ClientError::TimedOut { endpoint: self.wire.endpoint.to_string(), limit: ANSWER_LIMIT })?;
             let Some(frame) = frame else { break };
-            let frame = frame.map_err(|source| self.endpoint.lost(source))?;
+            let frame = frame.map_err(|source| self.wire.endpoint.lost(source))?;
             let Ok(bytes) = frame.into_data() else { continue };
             hasher.update(&bytes);
             received_bytes += bytes.len() as u64;
             if received_bytes > crate::engine::MODULE_BYTES_MAX as u64 {
-                return Err(self.endpoint.protocol("the module is larger than any may be"));
+                return Err(self.wire.endpoint.protocol("the module is larger than any may be"));
             }
             target.write_all(&bytes).await.map_err(ClientError::File)?;
             progress(received_bytes);
@@ -63,7 +63,7 @@ impl Client {
         target.flush().await.map_err(ClientError::File)?;
         let got = ModuleHash(*hasher.finalize().as_bytes());
         if got != digest {
-            return Err(self.endpoint.protocol(format!("asked for module {digest}, got the bytes of {got}")));
+            return Err(self.wire.endpoint.protocol(format!("asked for module {digest}, got the bytes of {got}")));
         }
         Ok(())
     }

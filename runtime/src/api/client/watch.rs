@@ -1,0 +1,89 @@
+//! What the controller sends to those who follow it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, stream};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
+
+use super::sse::{Parser, SseEvent};
+use super::{ClientError, Endpoint};
+use crate::api::sdn::WatchEvent;
+
+/// Events as they come; ends when the controller ends it.
+pub type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, ClientError>> + Send>>;
+
+/// How long a watch may be silent. The controller sends something every few seconds, if only a comment.
+const SILENCE_LIMIT: Duration = Duration::from_secs(30);
+
+struct Reader {
+    endpoint: Arc<Endpoint>,
+    body: Incoming,
+    parser: Parser,
+}
+
+/// Events of a `text/event-stream` body.
+pub(super) fn events(endpoint: Arc<Endpoint>, body: Incoming) -> WatchStream {
+    let reader = Reader { endpoint, body, parser: Parser::new() };
+    Box::pin(stream::try_unfold(
+        reader,
+        |mut reader| async move { Ok(reader.event().await?.map(|event| (event, reader))) },
+    ))
+}
+
+impl Reader {
+    async fn event(&mut self) -> Result<Option<WatchEvent>, ClientError> {
+        loop {
+            while let Some(event) = self.parser.next() {
+                if let Some(event) = read(event).map_err(|source| self.endpoint.protocol(source))? {
+                    return Ok(Some(event));
+                }
+            }
+            let frame = tokio::time::timeout(SILENCE_LIMIT, self.body.frame()).await;
+            let frame = frame.map_err(|_elapsed| self.endpoint.timed_out(SILENCE_LIMIT))?;
+            let Some(frame) = frame else { return Ok(None) };
+            let frame = frame.map_err(|source| self.endpoint.lost(source))?;
+            if let Some(bytes) = frame.data_ref() {
+                self.parser.push(bytes).map_err(|source| self.endpoint.protocol(source))?;
+            }
+        }
+    }
+}
+
+/// One of a name that is not known is of a later controller, and is left out.
+fn read(event: SseEvent) -> Result<Option<WatchEvent>, serde_json::Error> {
+    fn data<T: DeserializeOwned>(event: &SseEvent) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(&event.data)
+    }
+    Ok(Some(match event.name.as_str() {
+        "table" => WatchEvent::Table(data(&event)?),
+        "update" => WatchEvent::Update(data(&event)?),
+        "figures" => WatchEvent::Figures(data(&event)?),
+        "goodbye" => WatchEvent::Goodbye,
+        _ => return Ok(None),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(name: &str, data: &str) -> SseEvent {
+        SseEvent { name: name.into(), data: data.into() }
+    }
+
+    #[test]
+    fn the_name_says_what_the_data_is() {
+        let table = r#"{"revision":3,"hosts":[],"routes":[],"fronts":[]}"#;
+        assert!(matches!(read(event("table", table)), Ok(Some(WatchEvent::Table(table))) if table.revision.0 == 3));
+        let update = r#"{"revision":4,"changes":[{"no_route":"02:00:00:00:00:01"}]}"#;
+        assert!(matches!(read(event("update", update)), Ok(Some(WatchEvent::Update(_)))));
+        assert!(matches!(read(event("figures", "[]")), Ok(Some(WatchEvent::Figures(_)))));
+        assert!(matches!(read(event("goodbye", "")), Ok(Some(WatchEvent::Goodbye))));
+        assert!(matches!(read(event("something new", "x")), Ok(None)));
+        assert!(read(event("table", "{}")).is_err());
+    }
+}
