@@ -1,7 +1,7 @@
 //! The roam runtime: runs servers as WebAssembly guests that own their whole TCP/IP stack.
 //!
 //! ```text
-//!  roam deploy, ps, … ─ api/client ──HTTP──> host/serve ─ host/    roam host: the daemon
+//!  roam deploy, ps, … ─ api/client ──HTTP──> serve/ ─ host/       roam host: the daemon
 //!                       cert/  who may ask over TCP            │     records, modules, addresses, supervisors
 //!                                                              │ worker/  launch, control socket, log, end
 //!                                                              ▼
@@ -24,13 +24,14 @@
 //! - A guest has one worker at most, whatever daemon or machine did meanwhile; workers outlive daemons ([`host`]).
 //! - What the host's API reports as done is on disk, twice; no crash loses it (`host::registry`).
 //! - A worker can do nothing but compute and use the descriptors it was given ([`jail`]); nothing it says or writes is
-//!   trusted ([`worker`]). An unauthenticated peer reaches no handler ([`host::serve`]).
+//!   trusted ([`worker`]). An unauthenticated peer reaches no handler ([`serve`]).
 //! - Whatever a guest, a worker, a peer, a frame or a file does ends in a typed error or a counter, never in a panic of the host.
 
 mod ambient;
 pub mod api;
 pub mod cert;
 pub mod cli;
+pub mod controller;
 pub mod demo;
 pub mod engine;
 pub mod guest;
@@ -41,5 +42,6 @@ pub mod load;
 pub mod modules;
 pub mod net;
 mod sentence;
+pub mod serve;
 mod sys;
 pub mod worker;

@@ -56,7 +56,7 @@ fn succeeded(dir: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "cert",
     "completions",
     "demo",
@@ -73,6 +73,7 @@ const COMMANDS: [&str; 19] = [
     "rm",
     "route",
     "run",
+    "sdn",
     "start",
     "stats",
     "stop",

@@ -16,7 +16,9 @@
 //! | `PUT /v1/fronts` | operator | [`Front`] | [`Accepted`] |
 //! | `DELETE /v1/fronts?protocol=&listen=` | operator | | [`Accepted`] |
 //! | `GET /v1/watch` (`?after=`, `?figures=true`) | all | | server-sent events, see [`WatchEvent`] |
-//! | `GET /v1/status`, `/v1/health`, `/v1/version`, `/v1/openapi.json`, `/metrics` | all | | |
+//! | `GET /v1/status` | all | | [`ControllerStatus`] |
+//! | `GET /v1/version` | all | | [`ControllerView`] |
+//! | `GET /v1/health`, `/v1/openapi.json`, `/metrics` | all | | |
 //!
 //! `{address}` is a MAC, an IP address, or the name, where only one address is called so.
 
@@ -80,11 +82,23 @@ pub struct Heard {
     pub revision: Revision,
 }
 
+/// What a controller is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ControllerView {
+    /// The node it runs on.
+    #[schema(value_type = String)]
+    pub node: GuestName,
+    /// The daemon's version.
+    pub version: String,
+    /// How long the daemon runs, milliseconds.
+    pub uptime_ms: u64,
+}
+
 /// What a watch sends. The event's name is the variant's, its data the variant's as JSON, its id the revision.
 ///
-/// Without `after`, or when the updates after it are no longer kept, a watch begins with the table. An event
-/// `goodbye` ends it when the controller goes down; so does a table that changed faster than it was read: read on with
-/// `after`, or from the start.
+/// Without `after`, or when the updates after it are no longer kept, a watch begins with the table; a table that
+/// changes faster than it is read comes again in between. An event `goodbye` ends it when the controller goes down: read
+/// on with `after`. The id of figures and goodbye is the revision that was told last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WatchEvent {

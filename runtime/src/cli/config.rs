@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use super::exit::Usage;
-use super::{LogFormat, host};
+use super::{LogFormat, host, sdn};
 
 /// Largest file that is read, bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -30,6 +30,9 @@ pub(super) struct Config {
     /// Settings of `roam host`, named as its flags.
     #[serde(default)]
     pub(super) host: host::Settings,
+    /// Settings of `roam sdn`, named as its flags.
+    #[serde(default)]
+    pub(super) sdn: sdn::Settings,
     /// As `--log`.
     pub(super) log: Option<String>,
     /// As `--log-format`.

@@ -7,19 +7,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use nix::libc::SIGXFSZ;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Group};
 use roam_netstack::Cidr;
 use serde::Deserialize;
-use tokio::signal::unix::{SignalKind, signal};
 
-use super::units;
-use crate::api::{CidrText, GuestName};
-use crate::cert::{Role, TlsFiles, server_config};
-use crate::host::serve::{Limits, Listen, Server};
+use super::{daemon, units};
+use crate::api::CidrText;
 use crate::host::{Host, HostConfig, Pool};
+use crate::serve::{Limits, Listen, Server};
 
 /// Run the host daemon.
 ///
@@ -79,8 +74,6 @@ pub(super) struct Settings {
     log_size: Option<String>,
 }
 
-/// IFNAMSIZ without its NUL.
-const DEVICE_BYTES_MAX: usize = 15;
 const LOG_BYTES_MIN: u64 = 64 * 1024;
 const LOG_BYTES_MAX: u64 = 1 << 40;
 /// How often a host that cannot do its work yet is looked at.
@@ -129,18 +122,17 @@ impl Settings {
         if !(LOG_BYTES_MIN..=LOG_BYTES_MAX).contains(&log_bytes_max) {
             bail!("--log-size is {log_bytes_max} bytes; it must be from {LOG_BYTES_MIN} to {LOG_BYTES_MAX}");
         }
-        let tcp = match (self.listen, self.tls_dir) {
-            (Some(address), Some(dir)) => Some((address, server_config(&TlsFiles::in_dir(&dir, Role::Host))?)),
-            (Some(_), None) => bail!("--listen needs --tls-dir: over TCP only peers with certificates are heard"),
-            (None, _) => None,
+        let tcp = daemon::tcp(self.listen, self.tls_dir)?;
+        let listen = Listen {
+            socket: run_dir.join("api.sock"),
+            socket_group: self.socket_group.map(daemon::group).transpose()?,
+            tcp,
         };
-        let listen =
-            Listen { socket: run_dir.join("api.sock"), socket_group: self.socket_group.map(group).transpose()?, tcp };
         let config = HostConfig {
-            name: self.name.map_or_else(machine_name, |name| check_name(&name))?,
+            name: daemon::node_name(self.name, "--name")?.to_string(),
             state_dir: self.state_dir.unwrap_or_else(|| "/var/lib/roam".into()),
             run_dir,
-            bridge: check_device(self.bridge.unwrap_or_else(|| "br0".into()))?,
+            bridge: daemon::check_device("--bridge", self.bridge.unwrap_or_else(|| "br0".into()))?,
             pool4: pool("", self.network, self.pool, self.gateway)?,
             pool6: pool("6", self.network6, self.pool6, self.gateway6)?,
             log_bytes_max,
@@ -149,40 +141,6 @@ impl Settings {
         };
         Ok(Plan { config, listen })
     }
-}
-
-fn check_name(name: &str) -> Result<String> {
-    let name: GuestName = name.parse().map_err(|_| {
-        anyhow!(
-            "--name: `{name}` is no host name: 1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit"
-        )
-    })?;
-    Ok(name.into())
-}
-
-/// The kernel's own rule for the names of devices.
-fn check_device(name: String) -> Result<String> {
-    let possible = (1..=DEVICE_BYTES_MAX).contains(&name.len()) && name != "." && name != "..";
-    if possible && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control()) {
-        return Ok(name);
-    }
-    bail!(
-        "--bridge: `{}` is no device's name: 1 to {DEVICE_BYTES_MAX} bytes without `/`, `:` or blanks",
-        name.escape_debug()
-    )
-}
-
-/// The first label of the machine's name.
-fn machine_name() -> Result<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
-    let name = name.context("the machine's name cannot be read; give --name")?.to_lowercase();
-    check_name(name.trim().split('.').next().unwrap_or_default())
-        .context("the machine's name does not serve; give --name")
-}
-
-fn group(name: String) -> Result<Gid> {
-    let found = Group::from_name(&name).with_context(|| format!("--socket-group: looking for group `{name}`"))?;
-    Ok(found.ok_or_else(|| anyhow!("--socket-group: there is no group `{name}`"))?.gid)
 }
 
 /// `family` is what the flags' names end in.
@@ -238,26 +196,20 @@ pub(super) fn run(settings: Settings) -> Result<ExitCode> {
     };
     // What the daemon makes is nobody else's, unless it says so.
     umask(Mode::from_bits_truncate(0o077));
-    raise_descriptors();
+    daemon::raise_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads to run on")?;
     runtime.block_on(serve(plan))
 }
 
 async fn serve(plan: Plan) -> Result<ExitCode> {
-    let mut terminate = signal(SignalKind::terminate()).context("signals cannot be received")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be received")?;
+    let mut signals = daemon::Signals::new()?;
     let guests = if plan.config.ephemeral { "guests end, too" } else { "guests go on serving" };
-    // Where files are limited in size (setrlimit(2)), writing is to fail, not to end the daemon.
-    let _oversize = signal(SignalKind::from_raw(SIGXFSZ)).context("signals cannot be received")?;
     let host = Host::open(plan.config).await?;
     let server = Server::bind(plan.listen, Limits::default()).await?;
     let ready = announce(host.clone(), server.socket().to_owned(), server.tcp());
     let ready = tokio::spawn(ready);
     let asked = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        signals.end().await;
         tracing::info!("going down; {guests}");
     };
     server.run(host.clone(), asked).await;
@@ -282,29 +234,8 @@ async fn announce(host: Host, socket: PathBuf, tcp: Option<SocketAddr>) {
     }
     let tcp = tcp.map(|address| address.to_string());
     tracing::info!(socket = %socket.display(), tcp, "ready");
-    if let Err(error) = notify("READY=1") {
+    if let Err(error) = daemon::notify("READY=1") {
         tracing::warn!(%error, "the service manager could not be told");
-    }
-}
-
-/// Tells systemd, if that started us (sd_notify(3)).
-fn notify(state: &str) -> std::io::Result<()> {
-    use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::net::{SocketAddr, UnixDatagram};
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
-    let address = match path.as_encoded_bytes() {
-        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
-        _ => SocketAddr::from_pathname(path)?,
-    };
-    UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
-}
-
-/// Each guest and each connection takes some; the usual soft limit of 1024 is for programs that use select(2).
-fn raise_descriptors() {
-    let raised =
-        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 

@@ -1,8 +1,8 @@
 //! The command line: one file per command. Each parses raw flags, checks them once, and runs.
 //!
-//! A command's files: `COMMAND.rs`, or a folder where it has many; what several share is in `target` (which host, which
-//! controller), `wanted` (what a guest is to be), `several` and `fleet` (many guests, many hosts), `print`, `units` and
-//! `config`.
+//! A command's files: `COMMAND.rs`, or a folder where it has many; what several share is in `daemon` (the daemons),
+//! `target` (which host, which controller), `wanted` (what a guest is to be), `several` and `fleet` (many guests, many
+//! hosts), `print`, `units` and `config`.
 //!
 //! Exit codes, each command's in its `--help`:
 //!
@@ -23,6 +23,7 @@
 mod cert;
 mod completions;
 mod config;
+mod daemon;
 mod demo;
 mod deploy;
 mod exit;
@@ -41,6 +42,7 @@ mod ps;
 mod rm;
 mod route;
 mod run;
+mod sdn;
 mod several;
 mod start;
 mod stats;
@@ -101,6 +103,7 @@ enum Command {
     Rm(rm::Arguments),
     Route(route::Arguments),
     Run(run::Arguments),
+    Sdn(Box<sdn::Settings>),
     Start(start::Arguments),
     Stats(stats::Arguments),
     Stop(stop::Arguments),
@@ -144,6 +147,7 @@ fn run_command(arguments: Arguments) -> Result<ExitCode> {
         Command::Rm(arguments) => rm::run(arguments, &config),
         Command::Route(arguments) => route::run(arguments, &config),
         Command::Run(arguments) => run::run(arguments),
+        Command::Sdn(settings) => sdn::run(settings.over(config.sdn)),
         Command::Start(arguments) => start::run(arguments, &config),
         Command::Stats(arguments) => stats::run(arguments, &config),
         Command::Stop(arguments) => stop::run(arguments, &config),

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixListener;
 
 use roam_runtime::api::ErrorCode;
 use roam_runtime::api::client::{Client, ClientError, Endpoint};
-use roam_runtime::host::serve::{Limits, Listen, Server};
+use roam_runtime::serve::{Limits, Listen, Server};
 
 use crate::stand::{Directory, Shared, Stand};
 

@@ -1,6 +1,6 @@
 //! Requests that are wrong.
 
-use roam_runtime::host::serve::Limits;
+use roam_runtime::serve::Limits;
 
 use crate::stand::Stand;
 

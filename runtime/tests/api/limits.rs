@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use roam_runtime::host::serve::Limits;
+use roam_runtime::serve::Limits;
 
 use crate::stand::{Stand, eventually};
 

@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 
 use nix::unistd::{Gid, Uid, getegid};
-use roam_runtime::host::serve::{Limits, Listen, ListenError, Server};
+use roam_runtime::serve::{Limits, Listen, ListenError, Server};
 
 use crate::stand::{Directory, Shared, Stand};
 

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use roam_runtime::api::client::{Client, Endpoint};
 use roam_runtime::cert::{Authority, Issue, Role, TlsFiles, server_config};
-use roam_runtime::host::serve::{Limits, Listen, Server};
 use roam_runtime::host::{Host, HostConfig};
+use roam_runtime::serve::{Limits, Listen, Server};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;

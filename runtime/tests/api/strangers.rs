@@ -10,7 +10,7 @@ use rcgen::{
 use roam_runtime::api::ErrorCode;
 use roam_runtime::api::client::{Client, ClientError, Endpoint};
 use roam_runtime::cert::{Authority, Role, TlsFiles, server_config};
-use roam_runtime::host::serve::{Limits, Listen, Server};
+use roam_runtime::serve::{Limits, Listen, Server};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};

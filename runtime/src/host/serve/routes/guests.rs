@@ -15,8 +15,8 @@ use utoipa::IntoParams;
 
 use crate::api::{ErrorBody, ErrorCode, GuestName, GuestSpec, GuestStats, GuestView, LogEntry, PREFIX};
 use crate::host::serve::App;
-use crate::host::serve::answer::{Checked, Input, Refusal};
 use crate::host::{HostError, LogQuery};
+use crate::serve::answer::{Checked, Input, Refusal};
 
 type Name = Checked<Path<GuestName>>;
 
@@ -234,7 +234,7 @@ pub(super) async fn logs(
     let query = LogQuery { follow: lines.follow, tail: lines.tail };
     let entries = app.host.logs(&name, query).await?;
     // A follower must not keep the daemon from going down. The body ends whole: what was sent is what there was.
-    let pieces = entries.take_until(Box::pin(app.going_down())).ready_chunks(LINES_AT_ONCE).map(piece);
+    let pieces = entries.take_until(Box::pin(app.reception.going_down())).ready_chunks(LINES_AT_ONCE).map(piece);
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(pieces)).into_response())
 }
 

@@ -8,6 +8,7 @@ use hyper::header::CONTENT_TYPE;
 
 use crate::api::{Health, HostView};
 use crate::host::serve::{App, metrics};
+use crate::serve::metrics as requests;
 
 /// Whether the host can do its work.
 #[utoipa::path(
@@ -43,7 +44,7 @@ pub(super) async fn version(State(app): State<App>) -> Json<HostView> {
 )]
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     match metrics::scrape(&app).await {
-        Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Ok(text) => ([(CONTENT_TYPE, requests::CONTENT_TYPE)], text).into_response(),
         // Writing to memory does not fail; if it did, half a scrape would be worse than none.
         Err(std::fmt::Error) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

@@ -1,32 +1,19 @@
 //! The interface: one handler a route, each described where it stands.
 
-mod description;
 mod guests;
 mod host;
 mod modules;
 
-use std::sync::Arc;
-
 use axum::Router;
-use axum::http::{Method, Uri, header};
-use axum::middleware::from_fn_with_state;
-use axum::response::IntoResponse;
-use axum::routing::get;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::answer::Refusal;
 use super::{App, gate};
-use crate::api::ErrorCode;
+use crate::serve::{HEALTH, METRICS, Rules, behind_gate, description};
 
-/// Whether the host can do its work.
-pub(super) const HEALTH: &str = "/v1/health";
 /// What the host is.
 pub(super) const VERSION: &str = "/v1/version";
-/// Prometheus text.
-pub(super) const METRICS: &str = "/metrics";
-const OPENAPI: &str = "/v1/openapi.json";
 
 #[derive(OpenApi)]
 #[openapi(
@@ -63,34 +50,12 @@ fn described() -> OpenApiRouter<App> {
 /// All routes, behind the gate.
 pub(super) fn router(app: App) -> Router {
     let (router, _) = described().split_for_parts();
-    let description: Arc<str> = openapi().into();
-    let described = move || std::future::ready(json(description.clone()));
-    router
-        .route(OPENAPI, get(described))
-        .fallback(unknown)
-        .method_not_allowed_fallback(wrong_method)
-        .layer(from_fn_with_state(app.clone(), gate::pass))
-        .with_state(app)
+    let reception = app.reception.clone();
+    behind_gate(router.with_state(app), openapi(), reception, Rules { may: gate::may, routine: &[HEALTH, METRICS] })
 }
 
 /// The description, as it is served and committed.
 pub(super) fn openapi() -> String {
-    let (_, mut description) = described().split_for_parts();
-    description::complete(&mut description);
-    let mut text = description.to_pretty_json().expect("a description is JSON");
-    text.push('\n');
-    text
-}
-
-fn json(text: Arc<str>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/json")], text.to_string())
-}
-
-async fn unknown(uri: Uri) -> Refusal {
-    let path: String = uri.path().chars().take(200).collect();
-    Refusal::new(ErrorCode::NotFound, format!("there is nothing at {path}; see {OPENAPI}"))
-}
-
-async fn wrong_method(method: Method, uri: Uri) -> Refusal {
-    Refusal::new(ErrorCode::MethodNotAllowed, format!("{} knows no {method}; see {OPENAPI}", uri.path()))
+    let (_, description) = described().split_for_parts();
+    description::complete(description, "host", "read health and version")
 }

@@ -16,8 +16,8 @@ use crate::api::{ErrorBody, ErrorCode, ModuleView};
 use crate::engine::ModuleHash;
 use crate::host::HostError;
 use crate::host::serve::App;
-use crate::host::serve::answer::{Checked, Refusal};
-use crate::host::serve::body::Guarded;
+use crate::serve::answer::{Checked, Refusal};
+use crate::serve::body::Guarded;
 
 type Digest = Checked<Path<ModuleHash>>;
 
@@ -103,7 +103,7 @@ pub(super) async fn put(
     Checked(Path(digest)): Digest,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let body = Guarded::new(request.into_body(), app.limits.module_bytes_max, &app.limits)?;
+    let body = Guarded::new(request.into_body(), app.reception.limits.module_bytes_max, &app.reception.limits)?;
     let fate = body.fate();
     let taken = app.host.put_module(digest, Box::pin(body)).await;
     let new = taken.map_err(|error: HostError| match fate.error() {

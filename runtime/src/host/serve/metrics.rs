@@ -1,4 +1,4 @@
-//! What guests count, asked for at each scrape.
+//! What a host counts. Guests are asked at each scrape.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,16 +7,24 @@ use futures_util::{StreamExt, stream};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::Unit;
+use prometheus_client::registry::{Registry, Unit};
 use roam_netstack::Stats;
 use tokio::time::timeout;
 
+use super::App;
 use crate::api::{GuestState, GuestStats, GuestView, HostView, PollTimes};
-use crate::host::serve::App;
+use crate::serve::metrics;
+
+/// Everything there is to tell.
+pub(super) async fn scrape(app: &App) -> Result<String, fmt::Error> {
+    let mut of_guests = Registry::default();
+    of_guests.register_collector(Box::new(Scrape::take(app).await));
+    metrics::text(&app.reception.metrics, &of_guests)
+}
 
 /// All guests at one moment. One that does not tell its counters in time has none.
 #[derive(Debug)]
-pub(super) struct Scrape {
+struct Scrape {
     host: HostView,
     guests: Vec<Guest>,
 }
@@ -29,17 +37,17 @@ struct Guest {
 }
 
 impl Scrape {
-    pub(super) async fn take(app: &App) -> Self {
+    async fn take(app: &App) -> Self {
         let ask = |view: GuestView| async move {
             let asked = async {
                 let runs = view.state == GuestState::Running && view.responsive;
                 if runs { app.host.stats(&view.spec.name).await.ok() } else { None }
             };
-            let stats = timeout(app.limits.scrape_guest, asked).await.ok().flatten();
+            let stats = timeout(app.reception.limits.scrape_guest, asked).await.ok().flatten();
             Guest { label: [("guest", view.spec.name.to_string())], view, stats }
         };
         let guests = stream::iter(app.host.list().await).map(ask);
-        let mut guests: Vec<_> = guests.buffer_unordered(app.limits.scrape_guests_at_once).collect().await;
+        let mut guests: Vec<_> = guests.buffer_unordered(app.reception.limits.scrape_guests_at_once).collect().await;
         guests.sort_by(|one, other| one.view.spec.name.cmp(&other.view.spec.name));
         Self { host: app.host.about().await, guests }
     }

@@ -14,6 +14,7 @@ const CERTIFICATE: &str = "certificate";
 /// Answers that operations have in common, beside their own.
 struct Common {
     code: ErrorCode,
+    /// `{who}` is the daemon.
     description: &'static str,
     applies: fn(&HttpMethod, &Operation) -> bool,
 }
@@ -36,24 +37,27 @@ const COMMON: [Common; 8] = [
         applies: |_, operation| operation.request_body.is_some(),
     },
     Common { code: ErrorCode::TooManyRequests, description: "Too many requests of one peer", applies: |_, _| true },
-    Common { code: ErrorCode::Internal, description: "The host failed; its log says why", applies: |_, _| true },
-    Common { code: ErrorCode::Unavailable, description: "The host is overloaded or going down", applies: |_, _| true },
+    Common { code: ErrorCode::Internal, description: "The {who} failed; its log says why", applies: |_, _| true },
+    Common { code: ErrorCode::Unavailable, description: "The {who} is overloaded or going down", applies: |_, _| true },
     Common {
         code: ErrorCode::DiskFull,
-        description: "The host's disk is full",
+        description: "The {who}'s disk is full",
         applies: |method, _| !matches!(method, HttpMethod::Get),
     },
 ];
 
-/// Adds what holds for all operations.
-pub(super) fn complete(description: &mut OpenApi) {
+/// Adds what holds for all operations of a daemon, which is called `who`, to the description of its routes, and says
+/// what a certificate of role host is good for there.
+pub(crate) fn complete(mut description: OpenApi, who: &str, hosts_may: &str) -> String {
     let components = description.components.get_or_insert_with(Components::new);
     for common in &COMMON {
-        components.responses.insert(name(common.code), response(common).into());
+        components.responses.insert(name(common.code), response(common, who).into());
     }
-    let text = "A certificate of role operator from the host's own authority (`roam cert`). One of role host may read \
-                health and version. The unix socket needs none: who may open it may do everything.";
-    let certificate = SecurityScheme::MutualTls { description: Some(text.into()), deprecated: None, extensions: None };
+    let text = format!(
+        "A certificate of role operator from the {who}'s own authority (`roam cert`). One of role host may {hosts_may}. \
+         The unix socket needs none: who may open it may do everything."
+    );
+    let certificate = SecurityScheme::MutualTls { description: Some(text), deprecated: None, extensions: None };
     components.add_security_scheme(CERTIFICATE, certificate);
     let none: [&str; 0] = [];
     description.security = Some(vec![SecurityRequirement::new(CERTIFICATE, none), SecurityRequirement::default()]);
@@ -68,6 +72,9 @@ pub(super) fn complete(description: &mut OpenApi) {
             }
         }
     }
+    let mut text = description.to_pretty_json().expect("a description is JSON");
+    text.push('\n');
+    text
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = (HttpMethod, &mut Operation)> {
@@ -76,9 +83,10 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = (HttpMethod, &mut Ope
     all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
 }
 
-fn response(common: &Common) -> Response {
+fn response(common: &Common, who: &str) -> Response {
     let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorBody"))).build();
-    let response = ResponseBuilder::new().description(common.description).content("application/json", body);
+    let response =
+        ResponseBuilder::new().description(common.description.replace("{who}", who)).content("application/json", body);
     if common.code != ErrorCode::TooManyRequests {
         return response.build();
     }

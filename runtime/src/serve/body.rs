@@ -19,7 +19,7 @@ use crate::api::ErrorCode;
 
 /// Why a body is not read to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BodyError {
+pub(crate) enum BodyError {
     #[error("the body is larger than {bytes_max} bytes")]
     TooLarge { bytes_max: u64 },
     #[error("the body came too slowly: no byte for {} s, or fewer than {bytes_per_s_min} a second", stall.as_secs_f64())]
@@ -40,7 +40,7 @@ impl From<BodyError> for Refusal {
 }
 
 /// The bytes of a body, within limits of size and time.
-pub(super) struct Guarded {
+pub(crate) struct Guarded {
     data: BodyDataStream,
     received_bytes: u64,
     bytes_max: u64,
@@ -53,17 +53,17 @@ pub(super) struct Guarded {
 
 /// What went wrong with a body, for who gave it away as a stream.
 #[derive(Clone, Default)]
-pub(super) struct Fate(Arc<OnceLock<BodyError>>);
+pub(crate) struct Fate(Arc<OnceLock<BodyError>>);
 
 impl Fate {
-    pub(super) fn error(&self) -> Option<BodyError> {
+    pub(crate) fn error(&self) -> Option<BodyError> {
         self.0.get().copied()
     }
 }
 
 impl Guarded {
     /// An error at once when the header says that it is too large.
-    pub(super) fn new(body: Body, bytes_max: u64, limits: &Limits) -> Result<Self, BodyError> {
+    pub(crate) fn new(body: Body, bytes_max: u64, limits: &Limits) -> Result<Self, BodyError> {
         if body.size_hint().lower() > bytes_max {
             return Err(BodyError::TooLarge { bytes_max });
         }
@@ -80,12 +80,12 @@ impl Guarded {
         })
     }
 
-    pub(super) fn fate(&self) -> Fate {
+    pub(crate) fn fate(&self) -> Fate {
         self.fate.clone()
     }
 
     /// All of it.
-    pub(super) async fn collect(mut self) -> Result<Bytes, BodyError> {
+    pub(crate) async fn collect(mut self) -> Result<Bytes, BodyError> {
         let mut all = BytesMut::new();
         while let Some(bytes) = self.next().await {
             all.extend_from_slice(&bytes.map_err(|_| self.fate.error().unwrap_or(BodyError::Broken))?);

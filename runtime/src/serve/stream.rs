@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 /// Fails a write that makes no progress for a while: a peer that does not read holds its connection no longer.
-pub(super) struct Patient<S> {
+pub(crate) struct Patient<S> {
     stream: S,
     stall: Duration,
     timer: Pin<Box<Sleep>>,
@@ -18,7 +18,7 @@ pub(super) struct Patient<S> {
 }
 
 impl<S> Patient<S> {
-    pub(super) fn new(stream: S, stall: Duration) -> Self {
+    pub(crate) fn new(stream: S, stall: Duration) -> Self {
         Self { stream, stall, timer: Box::pin(sleep(stall)), waiting: false }
     }
 

@@ -46,7 +46,7 @@ pub enum ListenError {
 }
 
 /// A listening unix socket. Its file goes with it.
-pub(super) struct Socket {
+pub(crate) struct Socket {
     listener: UnixListener,
     path: PathBuf,
     inode: u64,
@@ -54,7 +54,7 @@ pub(super) struct Socket {
 
 impl Socket {
     /// For the owner only, or for a group as well. A socket nobody listens on any more is replaced.
-    pub(super) async fn bind(path: PathBuf, group: Option<Gid>) -> Result<Self, ListenError> {
+    pub(crate) async fn bind(path: PathBuf, group: Option<Gid>) -> Result<Self, ListenError> {
         if path.as_os_str().len() > PATH_BYTES_MAX {
             return Err(ListenError::Long(path));
         }
@@ -81,11 +81,11 @@ impl Socket {
         Ok((listener, fs::metadata(fresh)?.ino()))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
+    pub(crate) async fn accept(&self) -> io::Result<UnixStream> {
         Ok(self.listener.accept().await?.0)
     }
 }
@@ -123,25 +123,25 @@ fn open_directory(path: &Path, group: Option<Gid>) -> io::Result<()> {
 }
 
 /// A listening TCP socket whose connections speak TLS.
-pub(super) struct Tcp {
+pub(crate) struct Tcp {
     listener: TcpListener,
     address: SocketAddr,
-    pub(super) acceptor: TlsAcceptor,
+    pub(crate) acceptor: TlsAcceptor,
 }
 
 impl Tcp {
-    pub(super) async fn bind(address: SocketAddr, config: Arc<ServerConfig>) -> Result<Self, ListenError> {
+    pub(crate) async fn bind(address: SocketAddr, config: Arc<ServerConfig>) -> Result<Self, ListenError> {
         let failed = |source| ListenError::Tcp { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self { listener, address, acceptor: TlsAcceptor::from(config) })
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+    pub(crate) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         self.listener.accept().await
     }
 }

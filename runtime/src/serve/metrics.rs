@@ -1,6 +1,4 @@
-//! What a host counts, for Prometheus.
-
-mod guests;
+//! What a daemon counts of its peers and their requests, for Prometheus.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,10 +12,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::App;
-
-/// Type of [`scrape`]'s text.
-pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Type of [`text`].
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Bounds of request times, seconds: from what a look-up takes to what compiling a large module does.
 const REQUEST_SECONDS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0];
@@ -42,7 +38,7 @@ struct Reason {
 
 /// Why a connection or request got no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub(super) enum Rejected {
+pub(crate) enum Rejected {
     /// Too many handshakes.
     Handshakes,
     /// A handshake that failed or took too long.
@@ -55,8 +51,8 @@ pub(super) enum Rejected {
     Role,
 }
 
-/// The daemon's own counters.
-pub(super) struct Metrics {
+/// Counters of requests.
+pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<Answered, Counter>,
     request_seconds: Family<Route, Histogram, fn() -> Histogram>,
@@ -65,7 +61,7 @@ pub(super) struct Metrics {
 }
 
 /// A connection that counts while this lives.
-pub(super) struct Counted(Gauge);
+pub(crate) struct Counted(Gauge);
 
 impl Drop for Counted {
     fn drop(&mut self) {
@@ -74,7 +70,7 @@ impl Drop for Counted {
 }
 
 impl Metrics {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut registry = Registry::default();
         let requests = Family::default();
         let request_seconds: Family<_, _, fn() -> Histogram> =
@@ -90,18 +86,18 @@ impl Metrics {
         Self { registry, requests, request_seconds, connections, rejected }
     }
 
-    pub(super) fn answered(&self, route: &str, method: &Method, status: u16, took: Duration) {
+    pub(crate) fn answered(&self, route: &str, method: &Method, status: u16, took: Duration) {
         let (method, route) = (method_label(method), route.to_owned());
         let labels = Answered { method: method.clone(), route: route.clone(), status: status.into() };
         self.requests.get_or_create(&labels).inc();
         self.request_seconds.get_or_create(&Route { method, route }).observe(took.as_secs_f64());
     }
 
-    pub(super) fn rejected(&self, reason: Rejected) {
+    pub(crate) fn rejected(&self, reason: Rejected) {
         self.rejected.get_or_create(&Reason { reason }).inc();
     }
 
-    pub(super) fn connection(&self) -> Counted {
+    pub(crate) fn connection(&self) -> Counted {
         self.connections.inc();
         Counted(self.connections.clone())
     }
@@ -113,14 +109,11 @@ fn method_label(method: &Method) -> String {
     if known.contains(method) { method.to_string() } else { "other".to_owned() }
 }
 
-/// Everything there is to tell.
-pub(super) async fn scrape(app: &App) -> Result<String, fmt::Error> {
-    let guests = guests::Scrape::take(app).await;
-    let mut of_guests = Registry::default();
-    of_guests.register_collector(Box::new(guests));
+/// Everything there is to tell: of requests, and what else the daemon counts.
+pub(crate) fn text(metrics: &Metrics, others: &Registry) -> Result<String, fmt::Error> {
     let mut text = String::new();
-    encode_registry(&mut text, &app.metrics.registry)?;
-    encode_registry(&mut text, &of_guests)?;
+    encode_registry(&mut text, &metrics.registry)?;
+    encode_registry(&mut text, others)?;
     encode_eof(&mut text)?;
     Ok(text)
 }

@@ -4,32 +4,30 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{FromRef, FromRequest, FromRequestParts, Request};
 use axum::response::{IntoResponse, Response};
 use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, RETRY_AFTER};
 use hyper::http::request::Parts;
 use serde::de::DeserializeOwned;
 
-use super::App;
+use super::Reception;
 use super::body::Guarded;
 use crate::api::{ErrorBody, ErrorCode};
-use crate::host::HostError;
-use crate::sentence::sentence;
 
 /// A request that is not granted.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     body: ErrorBody,
     retry_after: Option<Duration>,
 }
 
 impl Refusal {
-    pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self { body: ErrorBody { code, message: message.into() }, retry_after: None }
     }
 
-    pub(super) fn retry_after(mut self, wait: Duration) -> Self {
+    pub(crate) fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }
@@ -43,15 +41,6 @@ impl IntoResponse for Refusal {
             response.headers_mut().insert(RETRY_AFTER, (wait.as_secs() + 1).into());
         }
         response
-    }
-}
-
-impl From<HostError> for Refusal {
-    fn from(error: HostError) -> Self {
-        if matches!(error.code(), ErrorCode::Internal | ErrorCode::DiskFull) {
-            tracing::error!("{}", sentence(&error));
-        }
-        Self::new(error.code(), error.to_string())
     }
 }
 
@@ -74,7 +63,7 @@ impl From<JsonRejection> for Refusal {
 }
 
 /// An extractor of axum's whose rejection is a [`Refusal`].
-pub(super) struct Checked<E>(pub(super) E);
+pub(crate) struct Checked<E>(pub(crate) E);
 
 impl<S, E> FromRequestParts<S> for Checked<E>
 where
@@ -90,19 +79,25 @@ where
 }
 
 /// A body of JSON, read within the limits.
-pub(super) struct Input<T>(pub(super) T);
+pub(crate) struct Input<T>(pub(crate) T);
 
-impl<T: DeserializeOwned> FromRequest<App> for Input<T> {
+impl<S, T> FromRequest<S> for Input<T>
+where
+    S: Send + Sync,
+    T: DeserializeOwned,
+    Reception: FromRef<S>,
+{
     type Rejection = Refusal;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self, Refusal> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        let limits = Reception::from_ref(state).limits;
         let named = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let media_type = named.and_then(|value| value.split(';').next()).unwrap_or_default().trim();
         // Also a guard: a browser with an operator's certificate sends this type only where it may.
         if !media_type.eq_ignore_ascii_case("application/json") {
             return Err(Refusal::new(ErrorCode::BadRequest, "the body must be JSON: Content-Type: application/json"));
         }
-        let bytes = Guarded::new(request.into_body(), app.limits.body_bytes_max, &app.limits)?.collect().await?;
+        let bytes = Guarded::new(request.into_body(), limits.body_bytes_max, &limits)?.collect().await?;
         let Json(value) = Json::from_bytes(&bytes)?;
         Ok(Self(value))
     }

@@ -7,12 +7,17 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::extract::FromRequestParts;
+use hyper::http::request::Parts;
+
 use super::Limits;
+use super::answer::Refusal;
+use crate::api::ErrorCode;
 use crate::cert::Role;
 
 /// Who asks. Known, and proven, before a handler runs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Peer {
+pub(crate) enum Peer {
     /// A user of this machine who may open the socket.
     User(u32),
     /// The holder of a certificate.
@@ -26,7 +31,7 @@ pub(super) enum Peer {
 
 impl Peer {
     /// Who may open the socket may do everything.
-    pub(super) fn role(&self) -> Role {
+    pub(crate) fn role(&self) -> Role {
         match self {
             Self::User(_) => Role::Operator,
             Self::Holder { role, .. } => *role,
@@ -43,9 +48,19 @@ impl fmt::Display for Peer {
     }
 }
 
+impl<S: Sync> FromRequestParts<S> for Peer {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        // Set for each connection before anything is read from it.
+        let known = parts.extensions.get().cloned();
+        known.ok_or_else(|| Refusal::new(ErrorCode::Internal, "a request of nobody"))
+    }
+}
+
 /// Why a peer gets no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Denied {
+pub(crate) enum Denied {
     /// The daemon has enough connections.
     Full,
     /// This peer has enough.
@@ -53,7 +68,7 @@ pub(super) enum Denied {
 }
 
 /// Counts of connections and requests by peer.
-pub(super) struct Peers {
+pub(crate) struct Peers {
     known: Mutex<HashMap<Peer, Taken>>,
     connections_max: usize,
     connections_peer_max: usize,
@@ -67,13 +82,13 @@ struct Taken {
 }
 
 /// A connection that counts while this lives.
-pub(super) struct Place {
+pub(crate) struct Place {
     peers: Arc<Peers>,
     peer: Peer,
 }
 
 impl Peers {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             known: Mutex::default(),
             connections_max: limits.connections_max,
@@ -84,7 +99,7 @@ impl Peers {
     }
 
     /// A place for one more connection.
-    pub(super) fn enter(self: &Arc<Self>, peer: &Peer, now: Instant) -> Result<Place, Denied> {
+    pub(crate) fn enter(self: &Arc<Self>, peer: &Peer, now: Instant) -> Result<Place, Denied> {
         let mut known = self.lock();
         if known.len() >= self.peers_max {
             // Whoever is gone and has its full allowance back is as good as unknown.
@@ -106,7 +121,7 @@ impl Peers {
     }
 
     /// Counts a request; an error says when to come back. The peer has a connection.
-    pub(super) fn request(&self, peer: &Peer, now: Instant) -> Result<(), Duration> {
+    pub(crate) fn request(&self, peer: &Peer, now: Instant) -> Result<(), Duration> {
         match self.lock().get_mut(peer) {
             Some(taken) => taken.bucket.take(self.rate, now),
             None => Ok(()),
@@ -128,24 +143,24 @@ impl Drop for Place {
 }
 
 /// Things counted by key, each and all with a limit.
-pub(super) struct Crowd<K> {
+pub(crate) struct Crowd<K> {
     inside: Mutex<HashMap<K, usize>>,
     all_max: usize,
     each_max: usize,
 }
 
 /// One of a crowd while this lives.
-pub(super) struct Ticket<K: Eq + Hash> {
+pub(crate) struct Ticket<K: Eq + Hash> {
     crowd: Arc<Crowd<K>>,
     key: K,
 }
 
 impl<K: Eq + Hash + Clone> Crowd<K> {
-    pub(super) fn new(all_max: usize, each_max: usize) -> Self {
+    pub(crate) fn new(all_max: usize, each_max: usize) -> Self {
         Self { inside: Mutex::default(), all_max, each_max }
     }
 
-    pub(super) fn enter(self: &Arc<Self>, key: K) -> Option<Ticket<K>> {
+    pub(crate) fn enter(self: &Arc<Self>, key: K) -> Option<Ticket<K>> {
         let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = inside.values().sum();
         if all >= self.all_max || inside.get(&key).is_some_and(|&count| count >= self.each_max) {

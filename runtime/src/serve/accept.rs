@@ -27,7 +27,7 @@ use super::listen::{Socket, Tcp};
 use super::metrics::Rejected;
 use super::peer::{Crowd, Denied, Peer, Ticket};
 use super::stream::Patient;
-use super::{App, Limits};
+use super::{Limits, Reception};
 use crate::api::{ErrorBody, ErrorCode};
 use crate::cert::Identity;
 
@@ -41,15 +41,15 @@ const KEEPALIVE_PROBES: u32 = 4;
 const FAREWELLS_MAX: usize = 64;
 
 /// Where peers come in.
-pub(super) struct Doors<'a> {
-    pub(super) socket: &'a Socket,
-    pub(super) tcp: Option<&'a Tcp>,
+pub(crate) struct Doors<'a> {
+    pub(crate) socket: &'a Socket,
+    pub(crate) tcp: Option<&'a Tcp>,
 }
 
 /// What a connection is served with.
 #[derive(Clone)]
-pub(super) struct Connections {
-    app: App,
+pub(crate) struct Connections {
+    reception: Reception,
     router: Router,
     http: Arc<http1::Builder>,
     handshakes: Arc<Crowd<IpAddr>>,
@@ -58,16 +58,16 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub(super) fn new(app: App, router: Router) -> Self {
-        let http = Arc::new(http(&app.limits));
-        let handshakes = Arc::new(Crowd::new(app.limits.handshakes_max, app.limits.handshakes_address_max));
-        Self { farewells: Arc::new(Semaphore::new(FAREWELLS_MAX)), app, router, http, handshakes }
+    pub(crate) fn new(reception: Reception, router: Router) -> Self {
+        let http = Arc::new(http(&reception.limits));
+        let handshakes = Arc::new(Crowd::new(reception.limits.handshakes_max, reception.limits.handshakes_address_max));
+        Self { farewells: Arc::new(Semaphore::new(FAREWELLS_MAX)), reception, router, http, handshakes }
     }
 
     /// Until the daemon goes down; then lets what is under way finish within its limit.
-    pub(super) async fn serve(self, doors: Doors<'_>) {
+    pub(crate) async fn serve(self, doors: Doors<'_>) {
         let mut tasks = JoinSet::new();
-        let mut down = pin!(self.app.going_down());
+        let mut down = pin!(self.reception.going_down());
         loop {
             tokio::select! {
                 () = &mut down => break,
@@ -83,7 +83,7 @@ impl Connections {
             }
         }
         let finish = async { while tasks.join_next().await.is_some() {} };
-        if timeout(self.app.limits.shutdown, finish).await.is_err() {
+        if timeout(self.reception.limits.shutdown, finish).await.is_err() {
             tracing::warn!(connections = tasks.len(), "connections cut off: their requests did not end in time");
         }
     }
@@ -99,7 +99,7 @@ impl Connections {
     fn stranger(&self, tasks: &mut JoinSet<()>, stream: TcpStream, from: SocketAddr, acceptor: TlsAcceptor) {
         match self.handshakes.enter(from.ip().to_canonical()) {
             Some(ticket) => drop(tasks.spawn(self.clone().handshake(stream, from, acceptor, ticket))),
-            None => self.app.metrics.rejected(Rejected::Handshakes),
+            None => self.reception.metrics.rejected(Rejected::Handshakes),
         }
     }
 
@@ -108,16 +108,16 @@ impl Connections {
             tracing::debug!(%from, %error, "a connection that cannot be set up");
             return;
         }
-        let accepted = match timeout(self.app.limits.handshake, acceptor.accept(stream).into_fallible()).await {
+        let accepted = match timeout(self.reception.limits.handshake, acceptor.accept(stream).into_fallible()).await {
             Ok(Ok(accepted)) => accepted,
             Ok(Err((error, stream))) => {
-                self.app.metrics.rejected(Rejected::Tls);
+                self.reception.metrics.rejected(Rejected::Tls);
                 tracing::debug!(%from, %error, "no handshake");
                 // The peer shall see why; what it has sent already would reset the connection.
-                return linger(stream, &self.app.limits).await;
+                return linger(stream, &self.reception.limits).await;
             }
             Err(_) => {
-                self.app.metrics.rejected(Rejected::Tls);
+                self.reception.metrics.rejected(Rejected::Tls);
                 tracing::debug!(%from, "a handshake that took too long");
                 return;
             }
@@ -132,27 +132,27 @@ impl Connections {
 
     /// Serves a peer whose name is proven.
     async fn known(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer) {
-        let mut stream = Patient::new(stream, self.app.limits.write_stall);
-        let _place = match self.app.peers.enter(&peer, Instant::now()) {
+        let mut stream = Patient::new(stream, self.reception.limits.write_stall);
+        let _place = match self.reception.peers.enter(&peer, Instant::now()) {
             Ok(place) => place,
             Err(denied) => {
-                self.app.metrics.rejected(Rejected::Connections);
+                self.reception.metrics.rejected(Rejected::Connections);
                 // Whether the peer hears it or not, it has no place.
                 let _ = turn_away(&mut stream, &peer, denied).await;
                 if let Ok(_farewell) = self.farewells.try_acquire() {
-                    linger(stream, &self.app.limits).await;
+                    linger(stream, &self.reception.limits).await;
                 }
                 return;
             }
         };
-        let _counted = self.app.metrics.connection();
+        let _counted = self.reception.metrics.connection();
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
             Box::pin(self.router.clone().oneshot(request.map(Body::new)))
         });
         let connection = self.http.serve_connection(TokioIo::new(stream), service);
-        let stream = converse(connection, self.app.going_down()).await;
-        linger(stream, &self.app.limits).await;
+        let stream = converse(connection, self.reception.going_down()).await;
+        linger(stream, &self.reception.limits).await;
     }
 }
 
@@ -214,7 +214,7 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 /// 503, before a request is read.
 async fn turn_away(stream: &mut (impl AsyncWrite + Unpin), peer: &Peer, denied: Denied) -> io::Result<()> {
     let message = match denied {
-        Denied::Full => "this host has as many connections as it takes; come back later".to_owned(),
+        Denied::Full => "this daemon has as many connections as it takes; come back later".to_owned(),
         Denied::PeerFull => format!("{peer} has as many connections as one may have; close some"),
     };
     let body = serde_json::to_string(&ErrorBody { code: ErrorCode::Unavailable, message })?;

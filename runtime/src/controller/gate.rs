@@ -1,0 +1,66 @@
+//! Who may do what, and in whose name.
+
+use hyper::Method;
+use roam_sdn::Name;
+
+use super::App;
+use crate::api::ErrorCode;
+use crate::cert::Role;
+use crate::serve::answer::Refusal;
+use crate::serve::metrics::Rejected;
+use crate::serve::peer::Peer;
+
+/// What hosts change, each in its own name: that is for the handlers to see, which know in whose it is.
+const OF_HOSTS: [&str; 6] = [
+    "/v1/routes",
+    "/v1/routes/{address}",
+    "/v1/routes/{address}/move",
+    "/v1/routes/{address}/settle",
+    "/v1/hosts/{name}",
+    "/v1/hosts/{name}/heartbeat",
+];
+
+/// Operators may do everything. Hosts may look at everything.
+pub(super) fn may(role: Role, method: &Method, route: &str) -> bool {
+    match role {
+        Role::Operator => true,
+        Role::Host => method.is_safe() || OF_HOSTS.contains(&route),
+    }
+}
+
+impl App {
+    /// Whether a peer may act in the name of that host. `what` it wants is for the message.
+    pub(super) fn in_name_of(&self, peer: &Peer, host: &Name, what: &str) -> Result<(), Refusal> {
+        match peer {
+            Peer::Holder { role: Role::Host, name } if name != host.as_str() => Err(self.forbidden(format!(
+                "{peer} may not {what} {host}: it needs that host's certificate, or one of role operator"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// 403, counted.
+    pub(super) fn forbidden(&self, message: String) -> Refusal {
+        self.reception.metrics.rejected(Rejected::Role);
+        Refusal::new(ErrorCode::Forbidden, message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::METRICS;
+
+    #[test]
+    fn a_host_looks_and_speaks_for_itself() {
+        for route in ["/v1/routes", "/v1/fronts", "/v1/watch", METRICS] {
+            assert!(may(Role::Host, &Method::GET, route), "{route}");
+        }
+        assert!(may(Role::Host, &Method::POST, "/v1/routes/{address}/move"));
+        assert!(may(Role::Host, &Method::PUT, "/v1/hosts/{name}"));
+        for route in ["/v1/fronts", "unknown", "/v1/status"] {
+            assert!(!may(Role::Host, &Method::PUT, route), "{route}");
+            assert!(may(Role::Operator, &Method::PUT, route), "{route}");
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What the controller's no is over HTTP.
+
+use roam_sdn::controller::ControllerError;
+use roam_sdn::store::StoreError;
+use roam_sdn::table::Refused;
+
+use crate::api::ErrorCode;
+use crate::sentence::sentence;
+use crate::serve::answer::Refusal;
+
+impl From<ControllerError> for Refusal {
+    fn from(error: ControllerError) -> Self {
+        let message = match &error {
+            // Its text has one cause; a store's error may have more.
+            ControllerError::NotKept(store) => {
+                format!("not done, because it cannot be kept on disk: {}", sentence(&**store))
+            }
+            ControllerError::Counters(plane) => format!("the counters cannot be read: {}", sentence(&**plane)),
+            _ => error.to_string(),
+        };
+        Self::new(code(&error), message)
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        ControllerError::from(refused).into()
+    }
+}
+
+fn code(error: &ControllerError) -> ErrorCode {
+    match error {
+        ControllerError::Refused(refused) => code_of_refused(refused),
+        ControllerError::NotKept(store) if matches!(**store, StoreError::Full(_)) => ErrorCode::DiskFull,
+        ControllerError::NotKept(_) | ControllerError::Counters(_) | ControllerError::Closing => ErrorCode::Unavailable,
+        ControllerError::NoSuch(_) => ErrorCode::NotFound,
+        ControllerError::Ambiguous(_) => ErrorCode::Conflict,
+    }
+}
+
+fn code_of_refused(refused: &Refused) -> ErrorCode {
+    match refused {
+        Refused::Fenced { .. } | Refused::Released { .. } => ErrorCode::Fenced,
+        Refused::Taken { .. } | Refused::Already { .. } | Refused::Owns { .. } | Refused::Vtep { .. } => {
+            ErrorCode::Conflict
+        }
+        Refused::NoRoute(_) | Refused::NoHost(_) | Refused::NoFront(_) => ErrorCode::NotFound,
+        Refused::Lost(_)
+        | Refused::Gateway(_)
+        | Refused::NoHostAddress(_)
+        | Refused::Families(_)
+        | Refused::FrontAddress(_)
+        | Refused::Full { .. } => ErrorCode::Invalid,
+    }
+}
