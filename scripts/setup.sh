@@ -37,6 +37,8 @@ have ping || need iputils-ping
 have curl || need curl
 have nc || need netcat-openbsd
 have nft || need nftables
+have ovs-vswitchd || need openvswitch-switch
+have ethtool || need ethtool
 have memccat || need libmemcached-tools
 python3 -c 'import pymemcache' 2>/dev/null || /usr/bin/python3 -c 'import pymemcache' 2>/dev/null || need python3-pymemcache
 # What the C guest and the guest for wasm32-wasip1 need; both are only tests.

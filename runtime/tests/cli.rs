@@ -56,11 +56,12 @@ fn succeeded(dir: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 20] = [
     "cert",
     "completions",
     "demo",
     "deploy",
+    "front",
     "host",
     "inspect",
     "lab",
@@ -70,6 +71,7 @@ const COMMANDS: [&str; 18] = [
     "modules",
     "ps",
     "rm",
+    "route",
     "run",
     "sdn",
     "start",
@@ -88,6 +90,12 @@ fn each_command_says_its_exit_codes() {
     }
     for sub in ["up", "down", "status", "exec"] {
         assert!(succeeded(&dir.0, &["lab", sub, "--help"]).contains("Exit codes"), "lab {sub}");
+    }
+    for sub in ["ls", "show", "move", "clean", "claim", "release", "hosts", "leave", "watch"] {
+        assert!(succeeded(&dir.0, &["route", sub, "--help"]).contains("Exit codes"), "route {sub}");
+    }
+    for sub in ["ls", "add", "rm"] {
+        assert!(succeeded(&dir.0, &["front", sub, "--help"]).contains("Exit codes"), "front {sub}");
     }
     assert!(!help.contains("\n  worker"), "`roam worker` is not for people");
 }
@@ -177,6 +185,60 @@ fn errors_say_what_to_do() {
         let error = failed(&dir.0, &["deploy", "kv.wasm", flag, value], 2);
         assert!(error.contains(flag) && error.contains(value), "{error}");
     }
+}
+
+#[test]
+fn a_controller_is_found_by_flag_environment_file_and_place() {
+    let dir = Dir::new("controller");
+    let file = dir.write("config.toml", "controller = 'unix:/nowhere/file.sock'\n");
+    let asked = |flag: Option<&str>, environment: Option<&str>| {
+        let mut command = roam(&dir.0, &["route", "ls", "--config"]);
+        command.arg(&file).args(flag.into_iter().flat_map(|url| ["--controller", url]));
+        command.envs(environment.map(|url| ("ROAM_CONTROLLER", url)));
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let (flag, environment) = (Some("unix:/nowhere/flag.sock"), Some("unix:/nowhere/environment.sock"));
+    assert!(asked(flag, environment).contains("flag.sock"));
+    assert!(asked(None, environment).contains("environment.sock"));
+    assert!(asked(None, None).contains("file.sock"));
+    // None is named: this machine's, which says how to get one.
+    let none = failed(&dir.0, &["route", "ls"], 2);
+    assert!(none.contains("roam sdn") && none.contains("roam lab up") && none.contains("ROAM_CONTROLLER"), "{none}");
+    fs::create_dir_all(dir.0.join("run")).unwrap();
+    dir.write("run/sdn.sock", "");
+    assert!(failed(&dir.0, &["route", "ls"], 3).contains("run/sdn.sock"));
+}
+
+#[test]
+fn what_makes_no_sense_to_route_and_front_is_said() {
+    let dir = Dir::new("route");
+    let at = ["--controller", "unix:/nowhere/sdn.sock"];
+    let cases: [(&[&str], i32, &str); 12] = [
+        (&["route", "ls", "--controller", "http://a"], 2, "https://"),
+        (&["route", "ls", "--controller", "https://a"], 2, "--tls-dir"),
+        (&["route", "ls", "--controller", "nolab"], 4, "no lab `nolab`"),
+        (&["route", "move", "kv"], 2, "--to"),
+        (&["route", "move", "kv", "--to", "Host B"], 2, "Host B"),
+        (&["route", "move", "kv", "--to", "b", "--generation", "-1"], 2, "generation"),
+        (&["route", "claim", "--host", "a"], 2, "--mac"),
+        (&["route", "claim", "--host", "a", "--mac", "01:00:00:00:00:00"], 2, "01:00:00:00:00:00"),
+        (&["route", "claim", "--host", "a", "--mac", "02:00:00:00:00:01", "--ip", "10.0.0.1/8"], 2, "10.0.0.1/8"),
+        (&["route", "watch", "--json", "--plain"], 2, "--plain"),
+        (&["front", "add", "tcp/192.0.2.1", "--to", "kv:1"], 2, "tcp/192.0.2.1:80"),
+        (&["front", "rm", "sctp/192.0.2.1:1"], 2, "no front"),
+    ];
+    for (arguments, code, says) in cases {
+        let error = failed(&dir.0, arguments, code);
+        assert!(error.contains(says), "{arguments:?}: {error}");
+    }
+    for to in ["kv", "kv:", "kv:70000", ":1"] {
+        let error = failed(&dir.0, &[&["front", "add", "tcp/192.0.2.1:80", "--to", to][..], &at].concat(), 2);
+        assert!(error.contains("kv:11211"), "{to}: {error}");
+    }
+    let unreachable = failed(&dir.0, &[&["route", "watch"][..], &at].concat(), 3);
+    assert!(unreachable.contains("/nowhere/sdn.sock"), "{unreachable}");
 }
 
 #[test]

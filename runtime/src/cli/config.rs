@@ -22,6 +22,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub(super) struct Config {
     /// The host that commands speak to: a name of `hosts`, a URL, or a standing lab's host.
     pub(super) default_host: Option<String>,
+    /// The controller that `roam route` and `roam front` speak to: a URL, or a standing lab's name.
+    pub(super) controller: Option<String>,
     /// Hosts by the names `--host` knows them by.
     #[serde(default)]
     pub(super) hosts: BTreeMap<String, HostEntry>,
@@ -103,11 +105,12 @@ mod tests {
 
     #[test]
     fn a_whole_file() {
-        let text = "default-host = 'a'\nlog = 'debug'\nlog-format = 'json'\n\
+        let text = "default-host = 'a'\ncontroller = 'unix:/c'\nlog = 'debug'\nlog-format = 'json'\n\
                     [hosts.a]\nurl = 'https://a:1'\ntls-dir = '/tls'\n[host]\nname = 'a'\nbridge = 'br1'\n";
         let config = parse(text).unwrap();
         assert_eq!(config.hosts["a"].url, "https://a:1");
         assert_eq!(config.default_host.as_deref(), Some("a"));
+        assert_eq!(config.controller.as_deref(), Some("unix:/c"));
         assert!(matches!(config.log_format, Some(LogFormat::Json)));
     }
 

@@ -16,13 +16,15 @@ use super::exit::{Unknown, Usage};
 use super::target::labs;
 use super::{print, units};
 use crate::lab::has_rights;
-use crate::lab::standing::{HOSTS_MAX, LabName, Labs, Raised, Shape, StandingError, Status};
+use crate::lab::standing::{HOSTS_MAX, LabName, LabPlane, Labs, Raised, Shape, StandingError, Status};
 use crate::load::units::{UnitError, bits_per_second};
 
 /// Raise, use and take down a lab: hosts, a gateway and a client on this machine.
 ///
-/// Each is a network namespace; the hosts run daemons. The hosts' guests and the client share an Ethernet, 10.90.0.0/16
-/// and fd90::/64, that no address outside is reached from or reaches. A lab stays until it is taken down. Needs root.
+/// Each is a network namespace; the hosts run daemons, the gateway the controller (see `roam route`). The hosts' guests and
+/// the client share an Ethernet, 10.90.0.0/16 and fd90::/64, that no address outside is reached from or reaches, but by a
+/// front (see `roam front`) from the node `outside`, 192.0.2.10 and 2001:db8::10, to the gateway's 192.0.2.1 and
+/// 2001:db8::1. A lab stays until it is taken down. Needs root.
 /// Its files are in /run/roam/labs, or where ROAM_LAB_DIR says.
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
@@ -45,7 +47,7 @@ enum Command {
     /// Say how labs are.
     #[command(after_help = HELP)]
     Status(StatusFlags),
-    /// Run a command in a node of a lab: client, gateway, host-a, host-b, …
+    /// Run a command in a node of a lab: client, outside, gateway, host-a, host-b, …
     #[command(after_help = HELP)]
     Exec(Exec),
 }
@@ -64,6 +66,10 @@ struct Up {
     /// Delay of each host's link, in each direction, where the kernel has netem [default: none].
     #[arg(long, value_parser = units::duration, value_name = "TIME")]
     delay: Option<Duration>,
+    /// What carries frames to the host that owns their address: the kernel's VXLAN and bridges, or in the gateway an Open
+    /// vSwitch, both as a controller says; or none, where VXLAN learns and there is no controller.
+    #[arg(long, value_enum, default_value_t = LabPlane::Kernel)]
+    plane: LabPlane,
     /// Print JSON: what status prints.
     #[arg(long)]
     json: bool,
@@ -132,7 +138,7 @@ fn link(text: &str) -> Result<u64, UnitError> {
 fn raise(labs: &Labs, up: &Up) -> Result<ExitCode> {
     ensure!(has_rights(), "a lab needs root: it makes network namespaces that stay");
     let delay_us = up.delay.map(|delay| u64::try_from(delay.as_micros()).unwrap_or(u64::MAX));
-    let shape = Shape { hosts: up.hosts, link_bits_per_s: up.link, delay_us };
+    let shape = Shape { hosts: up.hosts, link_bits_per_s: up.link, delay_us, plane: up.plane };
     shape.check().map_err(Usage)?;
     let signal = watch_signals()?;
     let roam = std::env::current_exe().context("finding the roam binary")?;
@@ -170,7 +176,7 @@ fn summary(status: &Status, raised: &Raised) -> String {
     let what = match raised {
         Raised::New => "is up".to_owned(),
         Raised::Already => "is up already".to_owned(),
-        Raised::Repaired(hosts) => format!("was up; started again the daemon of {}", hosts.join(" and ")),
+        Raised::Repaired(daemons) => format!("was up; started again {}", daemons.join(" and ")),
     };
     let mut text = format!("lab {name} {what}\n\n{}", show(status));
     let flag = flag(name);
@@ -213,6 +219,11 @@ fn show(status: &Status) -> String {
         let link = shape.link_bits_per_s.map_or("unlimited".into(), |rate| print::bit_rate(rate as f64));
         let delay = shape.delay_us.map_or(String::new(), |us| format!(", delay {}", print::nanoseconds(us * 1000)));
         let _ = writeln!(text, "links: {link}{delay}; files: {}", status.dir.display());
+        if let Some(controller) = &status.controller {
+            let state = if controller.healthy { "healthy".to_owned() } else { controller.problems.join("; ") };
+            let _ = writeln!(text, "controller: {state}, plane {}; to reach it:", shape.plane);
+            let _ = writeln!(text, "  export ROAM_CONTROLLER=unix:{}", controller.socket.display());
+        }
     }
     text
 }

@@ -1,7 +1,8 @@
 //! The command line: one file per command. Each parses raw flags, checks them once, and runs.
 //!
-//! A command's files: `COMMAND.rs`; what several share is in `daemon` (the daemons), `target` (which host), `wanted` (what a guest is to be),
-//! `several` and `fleet` (many guests, many hosts), `print`, `units` and `config`.
+//! A command's files: `COMMAND.rs`, or a folder where it has many; what several share is in `daemon` (the daemons),
+//! `target` (which host, which controller), `wanted` (what a guest is to be), `several` and `fleet` (many guests, many
+//! hosts), `print`, `units` and `config`.
 //!
 //! Exit codes, each command's in its `--help`:
 //!
@@ -10,14 +11,14 @@
 //! | 0 | done |
 //! | 1 | it ran and failed, or found what it looks for, see the command |
 //! | 2 | usage: flags, environment or a file of settings make no sense |
-//! | 3 | a host cannot be reached |
-//! | 4 | there is no such guest, module, host or lab |
-//! | 5 | the host refused: a name is taken, a guest in the wrong state, no right |
+//! | 3 | a host or the controller cannot be reached |
+//! | 4 | there is no such guest, module, address, host or lab |
+//! | 5 | the host or controller refused: a name is taken, a guest in the wrong state, a generation over, no right |
 //! | 101, 124 | `run`: the guest panicked or trapped, overran its budget; else the guest's own |
 //! | 130, 143 | interrupted |
 //!
 //! Nobody reading our output is no failure, and neither is ending by Ctrl-C what goes on until then (`logs --follow`,
-//! `stats --watch`).
+//! `stats --watch`, `route watch`).
 
 mod cert;
 mod completions;
@@ -27,6 +28,7 @@ mod demo;
 mod deploy;
 mod exit;
 mod fleet;
+mod front;
 mod host;
 mod inspect;
 mod lab;
@@ -38,6 +40,7 @@ mod modules;
 mod print;
 mod ps;
 mod rm;
+mod route;
 mod run;
 mod sdn;
 mod several;
@@ -88,6 +91,7 @@ enum Command {
     Completions(completions::Arguments),
     Demo(demo::Arguments),
     Deploy(Box<deploy::Arguments>),
+    Front(front::Arguments),
     Host(Box<host::Settings>),
     Inspect(inspect::Arguments),
     Lab(lab::Arguments),
@@ -97,6 +101,7 @@ enum Command {
     Modules(modules::Arguments),
     Ps(ps::Arguments),
     Rm(rm::Arguments),
+    Route(route::Arguments),
     Run(run::Arguments),
     Sdn(Box<sdn::Settings>),
     Start(start::Arguments),
@@ -130,6 +135,7 @@ fn run_command(arguments: Arguments) -> Result<ExitCode> {
         Command::Completions(arguments) => completions::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Deploy(arguments) => deploy::run(*arguments, &config),
+        Command::Front(arguments) => front::run(arguments, &config),
         Command::Host(settings) => host::run(settings.over(config.host)),
         Command::Inspect(arguments) => inspect::run(arguments, &config),
         Command::Lab(arguments) => lab::run(arguments),
@@ -139,6 +145,7 @@ fn run_command(arguments: Arguments) -> Result<ExitCode> {
         Command::Modules(arguments) => modules::run(arguments, &config),
         Command::Ps(arguments) => ps::run(arguments, &config),
         Command::Rm(arguments) => rm::run(arguments, &config),
+        Command::Route(arguments) => route::run(arguments, &config),
         Command::Run(arguments) => run::run(arguments),
         Command::Sdn(settings) => sdn::run(settings.over(config.sdn)),
         Command::Start(arguments) => start::run(arguments, &config),

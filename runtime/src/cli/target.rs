@@ -1,4 +1,4 @@
-//! Which host a command speaks to.
+//! Which host, or which controller, a command speaks to.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use super::config::{Config, HostEntry};
 use super::exit::{Unknown, Usage};
-use crate::api::client::{Client, Endpoint};
+use crate::api::client::{Client, Endpoint, SdnClient};
 use crate::cert::{Role, TlsFiles};
 use crate::lab::standing::{BASE, Labs};
 
@@ -23,6 +23,66 @@ pub(super) struct HostFlags {
     /// Where ca.pem, operator.pem and operator.key are, for https.
     #[arg(long, env = "ROAM_TLS_DIR", value_name = "DIR")]
     pub(super) tls_dir: Option<PathBuf>,
+}
+
+/// Flags of commands that speak to a controller.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct ControllerFlags {
+    /// The controller: unix:/path, https://name:port, or the name of a standing lab [default: controller of the
+    /// configuration file, else this machine's].
+    #[arg(long, env = "ROAM_CONTROLLER", value_name = "CONTROLLER")]
+    controller: Option<String>,
+    /// Where ca.pem, operator.pem and operator.key are, for https.
+    #[arg(long, env = "ROAM_TLS_DIR", value_name = "DIR")]
+    tls_dir: Option<PathBuf>,
+}
+
+impl ControllerFlags {
+    /// The one that was asked for.
+    pub(super) fn client(&self, config: &Config) -> Result<SdnClient> {
+        let endpoint = match (&self.controller, &config.controller) {
+            (Some(named), _) => self.endpoint(named)?,
+            (None, Some(named)) => self.endpoint(named).context("controller of the configuration file")?,
+            (None, None) => Self::local(config)?,
+        };
+        Ok(SdnClient::new(endpoint))
+    }
+
+    fn endpoint(&self, named: &str) -> Result<Endpoint> {
+        if !named.contains(':') {
+            let socket = labs().controllers().into_iter().find(|(lab, _)| lab.as_str() == named);
+            let (_, socket) = socket.ok_or_else(|| {
+                let named = named.escape_debug();
+                Unknown(format!("there is no lab `{named}` with a controller{}", known_controllers()))
+            })?;
+            return Ok(Endpoint::Unix(socket));
+        }
+        let files = self.tls_dir.as_deref().map(operator);
+        Ok(Endpoint::parse_controller(named, files.as_ref())?)
+    }
+
+    /// This machine's, if one has ever listened.
+    fn local(config: &Config) -> Result<Endpoint> {
+        let socket = run_dir(config).join("sdn.sock");
+        if socket.exists() {
+            return Ok(Endpoint::Unix(socket));
+        }
+        let text = "no controller runs on this machine; start one with `roam sdn`, raise a lab with `roam lab up`, or \
+                    name one with --controller or ROAM_CONTROLLER";
+        Err(Usage(format!("{text}{}", known_controllers())).into())
+    }
+}
+
+/// `; there are lab, other`.
+fn known_controllers() -> String {
+    let labs: Vec<String> = labs().controllers().into_iter().map(|(lab, _)| lab.to_string()).collect();
+    if labs.is_empty() { String::new() } else { format!("; there are {}", labs.join(", ")) }
+}
+
+/// Where this machine's daemons have their sockets.
+fn run_dir(config: &Config) -> PathBuf {
+    let run_dir = std::env::var_os("ROAM_RUN_DIR").map(PathBuf::from);
+    run_dir.or_else(|| config.host.run_dir()).unwrap_or_else(|| RUN_DIR.into())
 }
 
 /// A host and how to speak to it.
@@ -121,9 +181,7 @@ impl<'a> Targets<'a> {
 
     /// This machine's daemon, if one has ever listened.
     fn local(&self) -> Option<Target> {
-        let run_dir = std::env::var_os("ROAM_RUN_DIR").map(PathBuf::from);
-        let run_dir = run_dir.or_else(|| self.config.host.run_dir()).unwrap_or_else(|| RUN_DIR.into());
-        let socket = run_dir.join("api.sock");
+        let socket = run_dir(self.config).join("api.sock");
         socket.exists().then(|| unix("local".to_owned(), &socket))
     }
 

@@ -1,18 +1,18 @@
-//! The host daemons of a standing lab.
+//! The daemons of a standing lab: one in each host, and the controller in the gateway.
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::plan::{LabName, Node, PORT, Shape};
-use super::{Nodes, StandingError, runtime, wiring};
-use crate::api::Health;
+use super::plan::{LabName, LabPlane, Node, PORT, Shape};
+use super::{Nodes, StandingError, ovs, runtime, wiring};
 use crate::api::client::{Client, ClientError, Endpoint};
+use crate::api::{Health, sdn};
 use crate::cert::{Authority, Issue, Role};
 use crate::host;
 
@@ -31,9 +31,26 @@ pub(super) fn tls_dir(dir: &Path) -> PathBuf {
     dir.join("tls")
 }
 
-/// The socket of a host's daemon.
+/// The nodes with daemons, in the order they are started in.
+pub(super) fn nodes(shape: &Shape) -> impl Iterator<Item = Node> + use<> {
+    shape.has_controller().then_some(Node::Gateway).into_iter().chain(shape.host_nodes())
+}
+
+/// What a node's daemon is called.
+pub(super) fn name(node: Node) -> String {
+    if node == Node::Gateway { "the controller".to_owned() } else { format!("the daemon of {node}") }
+}
+
+/// The socket of a node's daemon.
 pub(super) fn socket(dir: &Path, node: Node) -> PathBuf {
-    dir.join(node.to_string()).join("run/api.sock")
+    let name = if node == Node::Gateway { "sdn.sock" } else { "api.sock" };
+    dir.join(node.to_string()).join("run").join(name)
+}
+
+/// Where a node's daemon is reached with a certificate.
+pub(super) fn url(node: Node) -> String {
+    let port = if node == Node::Gateway { sdn::PORT } else { PORT };
+    node.underlay().map_or_else(String::new, |address| format!("https://{address}:{port}"))
 }
 
 fn state(dir: &Path, node: Node) -> PathBuf {
@@ -49,10 +66,10 @@ fn log(dir: &Path, node: Node) -> PathBuf {
     dir.join(node.to_string()).join("log")
 }
 
-/// Makes an authority of the lab's own, a certificate for each host, and one for its operator.
+/// Makes an authority of the lab's own, a certificate for each daemon, and one for its operator.
 pub(super) fn certify(dir: &Path, lab: &LabName, shape: &Shape) -> Result<(), StandingError> {
     let authority = Authority::create(&dir.join("ca"), &format!("roam-lab-{lab}"), CERTIFICATES_VALID)?;
-    for node in shape.host_nodes() {
+    for node in nodes(shape) {
         let sans = node.underlay().map(|address| address.to_string()).into_iter().collect();
         let issue = Issue { name: node.to_string(), role: Role::Host, sans, valid: CERTIFICATES_VALID };
         let tls = dir.join(node.to_string()).join("tls");
@@ -63,11 +80,8 @@ pub(super) fn certify(dir: &Path, lab: &LabName, shape: &Shape) -> Result<(), St
     Ok(())
 }
 
-/// Starts the daemon of a host, in a session of its own.
-pub(super) fn start(dir: &Path, node: Node, nodes: &Nodes, roam: &Path) -> Result<Child, StandingError> {
-    let Node::Host(index) = node else { unreachable!("only hosts have daemons, not {node}") };
-    let home = dir.join(node.to_string());
-    let number = u16::from(index) + 1;
+/// Starts the daemon of a node, in a session of its own.
+pub(super) fn start(dir: &Path, node: Node, shape: &Shape, nodes: &Nodes, roam: &Path) -> Result<Child, StandingError> {
     let log = log(dir, node);
     let output = OpenOptions::new().append(true).create(true).mode(0o600).open(&log);
     let output = output.map_err(StandingError::file(&log))?;
@@ -77,24 +91,43 @@ pub(super) fn start(dir: &Path, node: Node, nodes: &Nodes, roam: &Path) -> Resul
     for (key, _) in std::env::vars_os().filter(|(key, _)| key.as_encoded_bytes().starts_with(b"ROAM_")) {
         command.env_remove(key);
     }
-    command.args(["host", "--config", "/dev/null", "--log", "info", "--log-format", "human"]);
-    command.args(["--name", &node.to_string(), "--bridge", wiring::BRIDGE]);
-    command.args(["--network", "10.90.0.0/16", "--pool", &format!("10.90.{number}.0/24")]);
-    command.args(["--network6", "fd90::/64", "--pool6", &format!("fd90::{number:x}:0/112")]);
-    command.args([Path::new("--state-dir"), &state(dir, node), Path::new("--run-dir"), &home.join("run")]);
-    if let Some(address) = node.underlay() {
-        command.args(["--listen", &format!("{address}:{PORT}")]);
+    let local = node.underlay().expect("daemons are at ends of tunnels").to_string();
+    match node {
+        Node::Host(index) => host_flags(&mut command, index, shape, &local),
+        _ => controller_flags(&mut command, dir, shape, &local),
     }
+    let home = dir.join(node.to_string());
+    command.args(["--config", "/dev/null", "--log", "info", "--log-format", "human"]);
+    command.args([Path::new("--state-dir"), &state(dir, node), Path::new("--run-dir"), &home.join("run")]);
     command.args([Path::new("--tls-dir"), &home.join("tls")]);
     command.current_dir("/").stdin(Stdio::null()).stdout(output).stderr(again);
     command.spawn().map_err(StandingError::file(roam))
 }
 
+fn host_flags(command: &mut Command, index: u8, shape: &Shape, local: &str) {
+    let number = u16::from(index) + 1;
+    command.args(["host", "--name", &Node::Host(index).to_string(), "--bridge", wiring::BRIDGE]);
+    command.args(["--network", "10.90.0.0/16", "--pool", &format!("10.90.{number}.0/24")]);
+    command.args(["--network6", "fd90::/64", "--pool6", &format!("fd90::{number:x}:0/112")]);
+    command.args(["--listen", &format!("{local}:{PORT}")]);
+    if shape.has_controller() {
+        command.args(["--controller", &url(Node::Gateway), "--vtep", local, "--tunnel", wiring::TUNNEL]);
+    }
+}
+
+fn controller_flags(command: &mut Command, dir: &Path, shape: &Shape, local: &str) {
+    command.args(["sdn", "--node", &Node::Gateway.to_string(), "--vtep", local, "--plane", &shape.plane.to_string()]);
+    command.args(["--tunnel", wiring::TUNNEL, "--bridge", wiring::BRIDGE]);
+    command.args(["--listen", &format!("{local}:{}", sdn::PORT)]);
+    if shape.plane == LabPlane::Ovs {
+        command.arg("--ovs-management").arg(ovs::management(dir));
+    }
+}
+
 /// Waits until a daemon can do its work.
 pub(super) fn wait(dir: &Path, node: Node, child: &mut Child, interrupted: &AtomicBool) -> Result<(), StandingError> {
     let deadline = Instant::now() + HEALTHY_LIMIT;
-    let failed =
-        |problem: String| StandingError::Daemon { node: node.to_string(), problem, log: tail(&log(dir, node)) };
+    let failed = |problem: String| StandingError::Daemon { daemon: name(node), problem, log: tail(&log(dir, node)) };
     loop {
         let problem = match health(&socket(dir, node)) {
             Ok(Health { healthy: true, .. }) => return Ok(()),

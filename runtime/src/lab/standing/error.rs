@@ -86,10 +86,10 @@ pub enum StandingError {
     #[error("{} is too long a path for a socket; set ROAM_LAB_DIR to a shorter one", .0.display())]
     TooDeep(PathBuf),
     /// A daemon did not come up.
-    #[error("the daemon of {node} {problem}; the end of its log:\n{log}")]
+    #[error("{daemon} {problem}; the end of its log:\n{log}")]
     Daemon {
-        /// Which.
-        node: String,
+        /// Which, in words.
+        daemon: String,
         /// What happened.
         problem: String,
         /// The last lines it wrote.

@@ -1,9 +1,11 @@
 //! A lab that stays: hosts with daemons, a gateway and a client, on one machine, until it is taken down.
 //!
 //! ```text
-//!  namespaces   client ── gateway ┄┄ VXLAN ┄┄ host-a, host-b …     `wiring`; named for `ip netns`, see `names`
-//!  processes    roam host in each host, its guests' workers        `daemons`, found again by `sweep`
-//!  files        BASE/NAME/lab.json, ca/, tls/, host-a/{state,run,tls,log}      `record`
+//!  namespaces   client ── gateway ┄┄ VXLAN ┄┄ host-a, host-b …     `wiring`, `ovs`, `outside`; named for `ip netns`,
+//!                            └── outside                           see `names`
+//!  processes    roam host in each host, its guests' workers,       `daemons`, found again by `sweep`
+//!               roam sdn in the gateway
+//!  files        BASE/NAME/lab.json, ca/, tls/, host-a/{state,run,tls,log}, gateway/…      `record`
 //! ```
 //!
 //! Unlike a [`Lab`](super::Lab) nothing of it goes by itself. So taking it down rests on no memory of how it was made:
@@ -13,6 +15,8 @@
 mod daemons;
 mod error;
 mod names;
+mod outside;
+mod ovs;
 mod plan;
 mod record;
 mod status;
@@ -26,10 +30,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use error::StandingError;
 use names::Nodes;
-pub use plan::{HOSTS_MAX, LabName, Node, Shape};
+pub use plan::{HOSTS_MAX, LabName, LabPlane, Node, Shape};
 use record::Lock;
 pub use record::Record;
-pub use status::{HostStatus, NodeStatus, Status};
+pub use status::{ControllerStatus, HostStatus, NodeStatus, Status};
 
 use super::require;
 use crate::jail;
@@ -52,7 +56,7 @@ pub enum Raised {
     New,
     /// It was up already.
     Already,
-    /// It was up, but for the daemons of these hosts, which were started again.
+    /// It was up, but for these daemons, which were started again.
     Repaired(Vec<String>),
 }
 
@@ -97,6 +101,18 @@ impl Labs {
         names.into_iter().flat_map(hosts).collect()
     }
 
+    /// The controllers of all labs that came up with one, with their sockets.
+    pub fn controllers(&self) -> Vec<(LabName, PathBuf)> {
+        let names = record::directories(&self.base).unwrap_or_default();
+        let socket = |name: LabName| {
+            let dir = self.dir(&name);
+            let record = Record::read(&dir, &name).ok().flatten()?;
+            let there = record.complete && record.shape.has_controller();
+            there.then(|| (name, daemons::socket(&dir, Node::Gateway)))
+        };
+        names.into_iter().filter_map(socket).collect()
+    }
+
     /// Raises a lab, or finds it up. `roam` is the program to run the daemons with; `progress` is told what is being
     /// done. When `interrupted` becomes true it ends early and leaves nothing.
     pub fn up(
@@ -111,8 +127,14 @@ impl Labs {
         for tool in ["ip", "bridge", "tc"] {
             require(tool, "iproute2")?;
         }
+        if shape.has_controller() {
+            require("nft", "nftables")?;
+        }
+        if shape.plane == LabPlane::Ovs {
+            ovs::check()?;
+        }
         let dir = self.dir(name);
-        if daemons::socket(&dir, Node::Host(0)).as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+        if daemons::socket(&dir, Node::Gateway).as_os_str().len() > SOCKET_PATH_BYTES_MAX {
             return Err(StandingError::TooDeep(dir));
         }
         if shape.delay_us.is_some() {
@@ -157,12 +179,19 @@ impl Labs {
         }
         shape.nodes().try_for_each(|node| nodes.of(node).map(drop))?;
         let dead = |node: &Node| daemons::health(&daemons::socket(&dir, *node)).is_err();
-        let dead: Vec<Node> = shape.host_nodes().filter(dead).collect();
-        start(&dir, &dead, nodes, roam, progress, interrupted)?;
-        if dead.is_empty() {
-            return Ok(Raised::Already);
+        let dead: Vec<Node> = daemons::nodes(shape).filter(dead).collect();
+        let mut again = Vec::new();
+        if shape.plane == LabPlane::Ovs {
+            let switch = ovs::Switch::of(&dir, nodes)?;
+            if !switch.runs() {
+                progress("starting Open vSwitch");
+                switch.start(nodes, shape)?;
+                again.push("Open vSwitch".to_owned());
+            }
         }
-        Ok(Raised::Repaired(dead.iter().map(Node::to_string).collect()))
+        start(&dir, &dead, shape, nodes, roam, progress, interrupted)?;
+        again.extend(dead.iter().map(|node| daemons::name(*node)));
+        if again.is_empty() { Ok(Raised::Already) } else { Ok(Raised::Repaired(again)) }
     }
 
     /// Takes a lab down, whatever is left of it.
@@ -191,7 +220,16 @@ impl Labs {
         }
         let tls_dir = daemons::tls_dir(&dir);
         let name = name.to_string();
-        Ok(Some(Status { name, whole: false, dir, tls_dir, shape: None, nodes: Vec::new(), hosts: Vec::new() }))
+        Ok(Some(Status {
+            name,
+            whole: false,
+            dir,
+            tls_dir,
+            shape: None,
+            nodes: Vec::new(),
+            hosts: Vec::new(),
+            controller: None,
+        }))
     }
 
     /// A command that will run in a node of a lab, taking this process's place.
@@ -228,10 +266,18 @@ fn raise(
     let nodes = Nodes::create(name, shape, dir)?;
     go_on(interrupted)?;
     wiring::wire(name, shape, &nodes)?;
+    if shape.has_controller() {
+        outside::wire(name, &nodes)?;
+    }
+    go_on(interrupted)?;
+    if shape.plane == LabPlane::Ovs {
+        progress("starting Open vSwitch");
+        ovs::Switch::of(dir, &nodes)?.start(&nodes, shape)?;
+    }
     go_on(interrupted)?;
     daemons::certify(dir, name, shape)?;
-    let hosts: Vec<Node> = shape.host_nodes().collect();
-    start(dir, &hosts, &nodes, roam, progress, interrupted)?;
+    let all: Vec<Node> = daemons::nodes(shape).collect();
+    start(dir, &all, shape, &nodes, roam, progress, interrupted)?;
     go_on(interrupted)?;
     record.complete = true;
     record.write(dir)
@@ -240,18 +286,19 @@ fn raise(
 /// Starts daemons at once and waits for each.
 fn start(
     dir: &Path,
-    hosts: &[Node],
+    dead: &[Node],
+    shape: &Shape,
     nodes: &Nodes,
     roam: &Path,
     progress: &mut dyn FnMut(&str),
     interrupted: &AtomicBool,
 ) -> Result<(), StandingError> {
     let mut started = Vec::new();
-    for node in hosts {
-        started.push((*node, daemons::start(dir, *node, nodes, roam)?));
+    for node in dead {
+        started.push((*node, daemons::start(dir, *node, shape, nodes, roam)?));
     }
     for (node, child) in &mut started {
-        progress(&format!("waiting for the daemon of {node}"));
+        progress(&format!("waiting for {}", daemons::name(*node)));
         daemons::wait(dir, *node, child, interrupted)?;
     }
     Ok(())
@@ -288,6 +335,9 @@ fn difference(is: &Shape, wanted: &Shape) -> Option<String> {
     if is.delay_us != wanted.delay_us {
         differs.push(format!("{}, not {}", delay(is.delay_us), delay(wanted.delay_us)));
     }
+    if is.plane != wanted.plane {
+        differs.push(format!("--plane {}, not {}", is.plane, wanted.plane));
+    }
     (!differs.is_empty()).then(|| differs.join("; "))
 }
 
@@ -310,10 +360,10 @@ mod tests {
 
     #[test]
     fn a_difference_is_named() {
-        let shape = Shape { hosts: 2, link_bits_per_s: None, delay_us: None };
+        let shape = Shape { hosts: 2, link_bits_per_s: None, delay_us: None, plane: LabPlane::Kernel };
         assert_eq!(difference(&shape, &shape), None);
-        let other = Shape { hosts: 3, link_bits_per_s: Some(1_000_000), delay_us: None };
+        let other = Shape { hosts: 3, link_bits_per_s: Some(1_000_000), delay_us: None, plane: LabPlane::None };
         let text = difference(&shape, &other).unwrap();
-        assert_eq!(text, "2 hosts, not 3; unlimited links, not links of 1Mbit");
+        assert_eq!(text, "2 hosts, not 3; unlimited links, not links of 1Mbit; --plane kernel, not none");
     }
 }

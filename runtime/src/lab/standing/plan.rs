@@ -85,15 +85,17 @@ pub enum Node {
     Gateway,
     /// The cables between gateway and hosts.
     Wire,
+    /// A client outside the overlay, which reaches guests through fronts. Only in labs with a controller.
+    Outside,
     /// A host, counted from 0: `host-a`.
     Host(u8),
 }
 
 impl Node {
-    /// Its address in the network that carries the overlay; the client and the wire have none.
+    /// Its address in the network that carries the overlay; the clients and the wire have none.
     pub fn underlay(self) -> Option<Ipv4Addr> {
         let last = match self {
-            Self::Client | Self::Wire => return None,
+            Self::Client | Self::Outside | Self::Wire => return None,
             Self::Gateway => 254,
             Self::Host(index) => index + 1,
         };
@@ -107,6 +109,7 @@ impl fmt::Display for Node {
             Self::Client => f.write_str("client"),
             Self::Gateway => f.write_str("gateway"),
             Self::Wire => f.write_str("wire"),
+            Self::Outside => f.write_str("outside"),
             Self::Host(index) => write!(f, "host-{}", char::from(b'a' + index)),
         }
     }
@@ -116,11 +119,35 @@ impl FromStr for Node {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let all = [Self::Client, Self::Gateway, Self::Wire].into_iter().chain((0..HOSTS_MAX).map(Self::Host));
+        let all =
+            [Self::Client, Self::Gateway, Self::Wire, Self::Outside].into_iter().chain((0..HOSTS_MAX).map(Self::Host));
         let mut named = all.filter(|node| node.to_string() == text);
         named.next().ok_or_else(|| {
             let shown: String = text.chars().take(80).collect();
-            format!("`{shown}` is no node of a lab; there are client, gateway, wire, host-a, host-b, …")
+            format!("`{shown}` is no node of a lab; there are client, gateway, wire, outside, host-a, host-b, …")
+        })
+    }
+}
+
+/// What carries frames to the host that owns their address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum LabPlane {
+    /// VXLAN devices and bridges of the kernel, everywhere, as the controller says.
+    Kernel,
+    /// The same in hosts; in the gateway an Open vSwitch of the lab's own.
+    Ovs,
+    /// VXLAN devices that learn; there is no controller.
+    #[default]
+    None,
+}
+
+impl fmt::Display for LabPlane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kernel => "kernel",
+            Self::Ovs => "ovs",
+            Self::None => "none",
         })
     }
 }
@@ -134,6 +161,9 @@ pub struct Shape {
     pub link_bits_per_s: Option<u64>,
     /// Delay of each host's link, in each direction, microseconds.
     pub delay_us: Option<u64>,
+    /// What carries frames. Labs of earlier versions have no controller.
+    #[serde(default)]
+    pub plane: LabPlane,
 }
 
 impl Shape {
@@ -149,7 +179,13 @@ impl Shape {
 
     /// All of them.
     pub fn nodes(&self) -> impl Iterator<Item = Node> + use<> {
-        [Node::Client, Node::Gateway].into_iter().chain(self.host_nodes()).chain([Node::Wire])
+        let outside = self.has_controller().then_some(Node::Outside);
+        [Node::Client, Node::Gateway].into_iter().chain(self.host_nodes()).chain([Node::Wire]).chain(outside)
+    }
+
+    /// Whether a controller says where frames go.
+    pub fn has_controller(&self) -> bool {
+        self.plane != LabPlane::None
     }
 
     /// Checks what was asked for; what is wrong, in words.
@@ -176,7 +212,7 @@ mod tests {
     fn a_namespace_is_one_node_of_one_lab() {
         for lab in ["lab", "a", "x-host", "host-a", "client"] {
             let lab: LabName = lab.parse().unwrap();
-            for node in [Node::Client, Node::Gateway, Node::Wire, Node::Host(0), Node::Host(15)] {
+            for node in [Node::Client, Node::Gateway, Node::Wire, Node::Outside, Node::Host(0), Node::Host(15)] {
                 let name = lab.namespace(node);
                 assert_eq!(LabName::of_namespace(&name), Some((lab.clone(), node)), "{name}");
             }
@@ -195,9 +231,10 @@ mod tests {
 
     #[test]
     fn shapes_have_bounds() {
-        let shape = Shape { hosts: 2, link_bits_per_s: None, delay_us: None };
+        let shape = Shape { hosts: 2, link_bits_per_s: None, delay_us: None, plane: LabPlane::None };
         assert_eq!(shape.check(), Ok(()));
         assert_eq!(shape.nodes().count(), 5);
+        assert_eq!(Shape { plane: LabPlane::Ovs, ..shape.clone() }.nodes().count(), 6);
         assert!(Shape { hosts: 0, ..shape.clone() }.check().is_err());
         assert!(Shape { hosts: 17, ..shape.clone() }.check().is_err());
         assert!(Shape { link_bits_per_s: Some(1), ..shape.clone() }.check().is_err());

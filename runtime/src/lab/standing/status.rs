@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::plan::{Node, PORT, Shape};
-use super::{Nodes, Record, daemons, wiring};
+use super::plan::{Node, Shape};
+use super::{Nodes, Record, daemons, outside, wiring};
 
 /// How a lab is.
 #[derive(Clone, Debug, Serialize)]
@@ -24,6 +24,21 @@ pub struct Status {
     pub nodes: Vec<NodeStatus>,
     /// Its daemons.
     pub hosts: Vec<HostStatus>,
+    /// Its controller, if it has one.
+    pub controller: Option<ControllerStatus>,
+}
+
+/// How a lab's controller is.
+#[derive(Clone, Debug, Serialize)]
+pub struct ControllerStatus {
+    /// Its socket: `--controller unix:…`.
+    pub socket: PathBuf,
+    /// Where it is reached with a certificate, from within the lab.
+    pub url: String,
+    /// Whether it can do its work.
+    pub healthy: bool,
+    /// What is wrong.
+    pub problems: Vec<String>,
 }
 
 /// How a namespace is.
@@ -64,18 +79,21 @@ impl Status {
             node: node.to_string(),
             namespace: name.namespace(node),
             present: present(node),
-            addresses: addresses(node),
+            addresses: addresses(node, shape),
         };
         let nodes: Vec<_> = shape.nodes().map(node_status).collect();
         let hosts: Vec<_> = shape.host_nodes().map(|node| HostStatus::of(dir, node)).collect();
+        let controller = shape.has_controller().then(|| ControllerStatus::of(dir));
+        let healthy = hosts.iter().all(|host| host.healthy) && controller.iter().all(|it| it.healthy);
         Self {
             name: name.to_string(),
-            whole: *complete && nodes.iter().all(|node| node.present) && hosts.iter().all(|host| host.healthy),
+            whole: *complete && nodes.iter().all(|node| node.present) && healthy,
             dir: dir.to_owned(),
             tls_dir: daemons::tls_dir(dir),
             shape: Some(shape.clone()),
             nodes,
             hosts,
+            controller,
         }
     }
 }
@@ -83,19 +101,35 @@ impl Status {
 impl HostStatus {
     fn of(dir: &Path, node: Node) -> Self {
         let socket = daemons::socket(dir, node);
-        let (healthy, problems) = match daemons::health(&socket) {
-            Ok(health) => (health.healthy, health.problems),
-            Err(error) => (false, vec![error.to_string()]),
-        };
+        let (healthy, problems) = health(&socket);
         let guests = if healthy { daemons::guests(&socket).ok() } else { None };
-        let url = node.underlay().map_or_else(String::new, |address| format!("https://{address}:{PORT}"));
-        Self { name: node.to_string(), socket, url, healthy, problems, guests }
+        Self { name: node.to_string(), socket, url: daemons::url(node), healthy, problems, guests }
     }
 }
 
-fn addresses(node: Node) -> Vec<String> {
-    match node {
-        Node::Client => wiring::CLIENT.map(str::to_owned).to_vec(),
-        other => other.underlay().map(|address| format!("{address}/24")).into_iter().collect(),
+impl ControllerStatus {
+    fn of(dir: &Path) -> Self {
+        let socket = daemons::socket(dir, Node::Gateway);
+        let (healthy, problems) = health(&socket);
+        Self { socket, url: daemons::url(Node::Gateway), healthy, problems }
     }
+}
+
+fn health(socket: &Path) -> (bool, Vec<String>) {
+    match daemons::health(socket) {
+        Ok(health) => (health.healthy, health.problems),
+        Err(error) => (false, vec![error.to_string()]),
+    }
+}
+
+fn addresses(node: Node, shape: &Shape) -> Vec<String> {
+    let mut all: Vec<String> = node.underlay().map(|address| format!("{address}/24")).into_iter().collect();
+    let others: &[&[&str]] = match node {
+        Node::Client => &[&wiring::CLIENT],
+        Node::Outside => &[&outside::OUTSIDE],
+        Node::Gateway if shape.has_controller() => &[&wiring::GATEWAY, &outside::PUBLIC],
+        _ => &[],
+    };
+    all.extend(others.iter().flat_map(|some| some.iter().map(|address| (*address).to_owned())));
+    all
 }

@@ -7,24 +7,30 @@
 //!                                                      └───── host-b ── under0 …
 //! ```
 //!
-//! The overlay, 10.90.0.0/16 and fd90::/64, is one Ethernet: bridges joined by VXLAN (RFC 7348) whose flood entries are
-//! static, one for each other end; where a MAC address lives is learnt. It has an MTU of 1500 as a guest expects; the
-//! underlay, 172.30.0.0/24, carries 50 bytes more. There is no route to outside.
+//! The overlay, 10.90.0.0/16 and fd90::/64, is one Ethernet: bridges joined by VXLAN (RFC 7348). Where frames go is the
+//! controller's to say: the devices learn nothing and flood nowhere by themselves, and `--plane ovs` has a switch in place
+//! of the gateway's (see [`ovs`](super::ovs)). In a lab without a controller they learn, and their flood entries are static,
+//! one for each other end. The overlay has an MTU of 1500 as a guest expects; the underlay, 172.30.0.0/24, carries 50
+//! bytes more. There is no route to outside, but for the fronts of a controller (see [`outside`](super::outside)).
 
 use std::fmt::Write as _;
 
-use super::plan::{LabName, Node, Shape};
+use super::plan::{LabName, LabPlane, Node, Shape};
 use super::{Nodes, StandingError};
 use crate::lab::{LabError, Namespace};
 
 /// The bridge of guests, in hosts and gateway.
 pub(super) const BRIDGE: &str = "br0";
+/// The hosts' and the gateway's end of the tunnels.
+pub(super) const TUNNEL: &str = "vx0";
 /// The client's addresses.
 pub(super) const CLIENT: [&str; 2] = ["10.90.0.1/16", "fd90::1/64"];
+/// The gateway's, in a lab with a controller: fronts speak to guests from them.
+pub(super) const GATEWAY: [&str; 2] = ["10.90.255.254/16", "fd90::ffff:1/64"];
 /// IP MTU of the underlay: the overlay's 1500 and what VXLAN puts before it, 50 bytes, with room to spare.
-const UNDERLAY_MTU: u16 = 1600;
+pub(super) const UNDERLAY_MTU: u16 = 1600;
 /// VXLAN network identifier.
-const VNI: u32 = 90;
+pub(super) const VNI: u32 = 90;
 /// Its port, as registered.
 const VXLAN_PORT: u16 = 4789;
 
@@ -41,8 +47,14 @@ pub(super) fn wire(name: &LabName, shape: &Shape, nodes: &Nodes) -> Result<(), S
     nodes.of(Node::Wire)?.batch("ip -batch -", &cables(name, shape))?;
     for node in shape.tunnel_nodes() {
         let namespace = nodes.of(node)?;
-        namespace.batch("ip -batch -", &tunnel_end(node))?;
-        namespace.batch("bridge -batch -", &flood_entries(node, shape))?;
+        if node == Node::Gateway && shape.plane == LabPlane::Ovs {
+            namespace.batch("ip -batch -", "link set under0 addrgenmode none\nlink set under0 up\n")?;
+            continue;
+        }
+        namespace.batch("ip -batch -", &tunnel_end(node, shape))?;
+        if !shape.has_controller() {
+            namespace.batch("bridge -batch -", &flood_entries(node, shape))?;
+        }
         limit(namespace, "under0", shape)?;
         limit(nodes.of(Node::Wire)?, &node.to_string(), shape)?;
     }
@@ -50,10 +62,22 @@ pub(super) fn wire(name: &LabName, shape: &Shape, nodes: &Nodes) -> Result<(), S
     let gateway = nodes.of(Node::Gateway)?;
     let peer = name.namespace(Node::Client);
     let cable = format!("link add client type veth peer name eth0 netns {peer}\n");
-    let plug = format!("link set client master {BRIDGE} addrgenmode none\nlink set client up\n");
-    gateway.batch("ip -batch -", &(cable + &plug))?;
+    let plug = match shape.plane {
+        LabPlane::Ovs => String::new(),
+        LabPlane::Kernel | LabPlane::None => format!("link set client master {BRIDGE}\n"),
+    };
+    let up = "link set client addrgenmode none\nlink set client up\n";
+    gateway.batch("ip -batch -", &(cable + &plug + up))?;
     client.addresses("eth0", &CLIENT)?;
+    if shape.plane == LabPlane::Kernel {
+        gateway_addresses(gateway)?;
+    }
     Ok(())
+}
+
+/// Makes the gateway's kernel a neighbour of the guests.
+pub(super) fn gateway_addresses(gateway: &Namespace) -> Result<(), LabError> {
+    gateway.addresses(BRIDGE, &GATEWAY)
 }
 
 fn cables(name: &LabName, shape: &Shape) -> String {
@@ -74,8 +98,9 @@ fn cables(name: &LabName, shape: &Shape) -> String {
     batch
 }
 
-fn tunnel_end(node: Node) -> String {
+fn tunnel_end(node: Node, shape: &Shape) -> String {
     let local = node.underlay().expect("ends of tunnels have addresses");
+    let learning = if shape.has_controller() { " nolearning" } else { "" };
     format!(
         "address add {local}/24 dev under0\n\
          link set under0 addrgenmode none\n\
@@ -83,16 +108,16 @@ fn tunnel_end(node: Node) -> String {
          link add {BRIDGE} mtu 1500 type bridge forward_delay 0 stp_state 0 mcast_snooping 0\n\
          link set {BRIDGE} addrgenmode none\n\
          link set {BRIDGE} up\n\
-         link add vx0 mtu 1500 type vxlan id {VNI} local {local} dev under0 dstport {VXLAN_PORT}\n\
-         link set vx0 master {BRIDGE} addrgenmode none\n\
-         link set vx0 up\n"
+         link add {TUNNEL} mtu 1500 type vxlan id {VNI} local {local} dev under0 dstport {VXLAN_PORT}{learning}\n\
+         link set {TUNNEL} master {BRIDGE} addrgenmode none\n\
+         link set {TUNNEL} up\n"
     )
 }
 
 fn flood_entries(node: Node, shape: &Shape) -> String {
     let others = shape.tunnel_nodes().filter(|other| *other != node).filter_map(Node::underlay);
     others.fold(String::new(), |mut batch, other| {
-        let _ = writeln!(batch, "fdb append 00:00:00:00:00:00 dev vx0 dst {other}");
+        let _ = writeln!(batch, "fdb append 00:00:00:00:00:00 dev {TUNNEL} dst {other}");
         batch
     })
 }
