@@ -31,6 +31,13 @@ impl Addresses {
         self.config.mac
     }
 
+    /// All own addresses.
+    pub(crate) fn own(&self) -> impl Iterator<Item = IpAddr> {
+        let ipv4 = self.config.ipv4.map(|own| own.address.into());
+        let ipv6 = self.config.ipv6.map(|own| own.address.into());
+        [ipv4, ipv6, self.link_local.map(IpAddr::V6)].into_iter().flatten()
+    }
+
     /// Whether the interface speaks the family of `address`.
     pub(crate) fn speaks(&self, address: IpAddr) -> bool {
         if address.is_ipv4() { self.config.ipv4.is_some() } else { self.config.ipv6.is_some() }

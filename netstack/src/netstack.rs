@@ -149,6 +149,12 @@ impl Netstack {
         attach(&mut self.tx, &mut self.stats)
     }
 
+    /// Has the next poll tell everybody on the link which MAC the own addresses are at: when the interface appears on a
+    /// link, or on another one. Repeated twice, a second apart.
+    pub fn announce(&mut self) {
+        self.link.announce();
+    }
+
     /// When the next [`Netstack::poll`] is due though no frame comes and the guest does nothing, on the guest's clock.
     pub fn deadline(&mut self) -> Option<i64> {
         if !self.dirty.is_empty() || self.fragmenting {

@@ -96,7 +96,7 @@ impl Client {
             frames.push(Frame { bytes: frame.bytes.to_vec(), segment_bytes: frame.segment_bytes });
             tx.pop();
         }
-        let inputs = Inputs { now_ns: self.now_ns, frames };
+        let inputs = Inputs { now_ns: self.now_ns, frames, announce: self.inputs.is_empty() };
         let outputs = guest.step(&inputs).expect("the guest lives");
         let mut rx = self.stack.rx();
         for frame in &outputs.frames {
@@ -172,7 +172,7 @@ fn a_recorded_input_log_replays_to_identical_outputs() {
 fn a_frame_that_does_not_fit_is_dropped_and_counted() {
     let mut guest = start(ECHO, &config()).expect("a guest");
     let frames = vec![Frame { bytes: vec![0; 70_000], segment_bytes: 0 }];
-    let outputs = guest.step(&Inputs { now_ns: 1, frames }).expect("the guest lives");
+    let outputs = guest.step(&Inputs { now_ns: 1, frames, announce: false }).expect("the guest lives");
     assert_eq!((outputs.frames_dropped, guest.rx().dropped()), (1, 1));
 }
 

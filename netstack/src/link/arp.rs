@@ -41,6 +41,13 @@ impl Link {
         frame[..6].copy_from_slice(&mac.unwrap_or(BROADCAST));
         emit(&frame, out, stats);
     }
+
+    /// Tells everybody whose `own` is: a request for itself, which those who know it take over (RFC 5227, section 3).
+    pub(super) fn announce_arp(&self, own: Ipv4Addr, out: &mut Ring<'_>, stats: &mut Stats) {
+        let mut frame = arp(REQUEST, self.addresses.mac(), own, [0; 6], own);
+        frame[..6].copy_from_slice(&BROADCAST);
+        emit(&frame, out, stats);
+    }
 }
 
 fn arp(

@@ -3,6 +3,7 @@
 //! smoltcp runs above this as an IP device. Its own neighbour cache makes a whole socket wait for one neighbour that
 //! does not answer, and asks for one neighbour a second; here a packet for an unknown neighbour waits by itself.
 
+mod announce;
 mod arp;
 mod ndp;
 mod neighbor;
@@ -10,7 +11,7 @@ mod neighbor;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
-use self::neighbor::Neighbors;
+use self::{announce::Announcing, neighbor::Neighbors};
 use crate::{
     Stats,
     address::{Addresses, Target},
@@ -50,11 +51,12 @@ pub(crate) enum Verdict {
 pub(crate) struct Link {
     pub(crate) addresses: Addresses,
     neighbors: Neighbors,
+    announcing: Option<Announcing>,
 }
 
 impl Link {
     pub(crate) fn new(addresses: Addresses) -> Self {
-        Self { addresses, neighbors: Neighbors::default() }
+        Self { addresses, neighbors: Neighbors::default(), announcing: None }
     }
 
     /// Takes in a frame. Answers to ARP and neighbour discovery go to `out`, which must have space for
@@ -139,9 +141,12 @@ impl Link {
         stats.neighbor_unreachable += self.neighbors.hold(hop, frame, segment_bytes, now_ns);
     }
 
-    /// Sends what is due: frames whose neighbour has become known, and questions about those who are not. Returns
+    /// Sends what is due: announcements, frames whose neighbour has become known, and questions about those who are not. Returns
     /// whether all of it found space in `out`.
     pub(crate) fn flush(&mut self, now_ns: i64, out: &mut Ring<'_>, stats: &mut Stats) -> bool {
+        if !self.flush_announcements(now_ns, out, stats) {
+            return false;
+        }
         while let Some((mac, held)) = self.neighbors.released() {
             let Some(slot) = out.slot(held.frame.len()) else { return false };
             slot.copy_from_slice(&held.frame);
@@ -170,7 +175,7 @@ impl Link {
 
     /// When [`Link::flush`] has something to do.
     pub(crate) fn deadline(&self) -> Option<i64> {
-        self.neighbors.deadline()
+        self.neighbors.deadline().into_iter().chain(self.announcements_deadline()).min()
     }
 }
 

@@ -25,6 +25,7 @@ const MESSAGE_BYTES_MIN: usize = 24;
 /// A solicitation or advertisement with its link-layer address option.
 pub(super) const FRAME_BYTES: usize = ETHERNET_BYTES + 40 + MESSAGE_BYTES;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 
 /// Whether the packet belongs to neighbour discovery.
 pub(super) fn is_discovery(packet: &Packet<'_>) -> bool {
@@ -69,8 +70,7 @@ impl Link {
         }
         // From the unspecified address somebody wants our address for itself (RFC 4862, section 5.4): tell everybody.
         if from.is_unspecified() {
-            let mac = [0x33, 0x33, 0, 0, 0, 1];
-            self.send(ADVERTISEMENT, OVERRIDE, subject, ALL_NODES, subject, mac, out, stats);
+            self.announce_ndp(subject, out, stats);
             return true;
         }
         if !self.addresses.is_peer(from.into()) {
@@ -98,6 +98,11 @@ impl Link {
         let [.., a, b, c, d] = group.octets();
         let (to, mac) = mac.map_or((group, [0x33, 0x33, a, b, c, d]), |mac| (target, mac));
         self.send(SOLICITATION, 0, own, to, target, mac, out, stats);
+    }
+
+    /// Tells everybody whose `own` is (RFC 4861, section 7.2.6).
+    pub(super) fn announce_ndp(&self, own: Ipv6Addr, out: &mut Ring<'_>, stats: &mut Stats) {
+        self.send(ADVERTISEMENT, OVERRIDE, own, ALL_NODES, own, ALL_NODES_MAC, out, stats);
     }
 
     #[expect(clippy::too_many_arguments, reason = "a message has that many fields")]

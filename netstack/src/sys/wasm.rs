@@ -154,6 +154,15 @@ extern "C" fn poll(now_ns: i64) -> i32 {
     }
 }
 
+/// Has the next poll say whose the own addresses are.
+#[unsafe(export_name = "announce")]
+extern "C" fn announce() -> i32 {
+    module().run(|netstack| {
+        netstack.announce();
+        Ok(())
+    })
+}
+
 #[unsafe(export_name = "deadline")]
 extern "C" fn deadline() -> i64 {
     module().netstack().ok().and_then(|netstack| netstack.deadline()).unwrap_or(NO_DEADLINE)

@@ -16,7 +16,7 @@ use super::units;
 use crate::ambient::random;
 use crate::api::{CidrText, MacText, derived_mac};
 use crate::engine::Engine;
-use crate::guest::{Guest, GuestConfig, LogLine, Stopped};
+use crate::guest::{Guest, GuestConfig, LogLine, StartError, Stopped};
 use crate::net::{Edge, EdgeError, EdgeOptions, Ended, Overrun, Tap, TapOptions, Watchdog};
 
 /// Run one guest in the foreground.
@@ -102,7 +102,11 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode> {
     let watchdog = watchdog(&name, arguments.poll_budget)?;
     let config = guest_config(&arguments, &name, network)?;
     // A start function or `_initialize` that does not return is an overrun like any other.
-    let started = watchdog.guard(|| Guest::start(&engine, &module, &netstack, &config));
+    let started = watchdog.guard(|| {
+        let mut guest = Guest::start(&engine, &module, &netstack, &config)?;
+        guest.announce()?;
+        Ok::<_, StartError>(guest)
+    });
     let mut guest = started.with_context(|| format!("cannot start guest {name}"))?;
     tracing::info!(
         guest = name, tap = arguments.tap, mac = %MacText(config.network.mac),

@@ -154,6 +154,12 @@ impl Guest {
         Ok(Polled { again: true })
     }
 
+    /// Has the next [`Self::poll`] tell everybody on the link which MAC the guest's addresses are at: when it begins to
+    /// serve, and when it goes on somewhere else. An input like any other: see [`Inputs::announce`].
+    pub fn announce(&mut self) -> Result<(), Stopped> {
+        self.stack.announce(&mut self.store)
+    }
+
     /// When the next [`Self::poll`] is due even if no frame arrives, on the guest's clock.
     pub fn deadline_ns(&mut self) -> Result<Option<i64>, Stopped> {
         let deadline_ns = self.stack.deadline_ns(&mut self.store)?.min(self.deadline_ns);

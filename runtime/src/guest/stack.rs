@@ -76,6 +76,7 @@ pub(super) struct Stack {
     pub(super) local_addr: TypedFunc<u32, i32>,
     pub(super) peer_addr: TypedFunc<u32, i32>,
     inspect: TypedFunc<u32, i32>,
+    announce: TypedFunc<(), i32>,
 }
 
 impl Stack {
@@ -116,6 +117,7 @@ impl Stack {
             local_addr: export(store, instance, "local_addr")?,
             peer_addr: export(store, instance, "peer_addr")?,
             inspect: export(store, instance, "inspect")?,
+            announce: export(store, instance, "announce")?,
         })
     }
 
@@ -142,6 +144,10 @@ impl Stack {
 
     pub(super) fn deadline_ns(&self, store: &mut Store<World>) -> Result<i64, Stopped> {
         self.call(store, &self.deadline, ()).map_err(stopped)
+    }
+
+    pub(super) fn announce(&self, store: &mut Store<World>) -> Result<(), Stopped> {
+        self.call(store, &self.announce, ()).map(drop).map_err(stopped)
     }
 
     /// Drops all pending events.

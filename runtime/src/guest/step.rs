@@ -21,6 +21,8 @@ pub struct Inputs {
     pub now_ns: i64,
     /// Received frames, in order.
     pub frames: Vec<Frame>,
+    /// [`Guest::announce`] was called before the poll.
+    pub announce: bool,
 }
 
 /// Everything that leaves a guest after one poll.
@@ -50,6 +52,9 @@ impl Guest {
                 rx.count_dropped(1);
                 outputs.frames_dropped += 1;
             }
+        }
+        if inputs.announce {
+            self.announce()?;
         }
         outputs.again = self.poll(inputs.now_ns)?.again;
         let mut tx = self.tx();

@@ -195,7 +195,11 @@ struct Kept {
 fn start(prepared: Prepared) -> Result<Serving, LaunchError> {
     let Prepared { engine, module, netstack, config, tap, control, end, log, mailbox, watchdog, launching, busy_poll } =
         prepared;
-    let started = watchdog.guard(|| Guest::start(&engine, &module, &netstack, &config));
+    let started = watchdog.guard(|| {
+        let mut guest = Guest::start(&engine, &module, &netstack, &config)?;
+        guest.announce()?;
+        Ok::<_, StartError>(guest)
+    });
     let guest = started.map_err(|error| {
         let record = match &error {
             StartError::Stopped(stopped) => end::of_stopped(stopped).0,
