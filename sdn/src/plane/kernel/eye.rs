@@ -10,6 +10,7 @@ use netlink_packet_route::link::LinkHeader;
 use netlink_packet_route::neighbour::{NeighbourHeader, NeighbourMessage};
 
 use super::devices::{self, Devices};
+use super::generation::Generations;
 use super::message::{BROADCAST, OF_TUNNEL, Seen, UNKNOWN, all_entries, all_neighbours, is_fixed, mac_of};
 use super::rules::{self, Rules};
 use super::shared::{Shared, Trace};
@@ -26,6 +27,9 @@ pub(super) struct Eye {
     link: Link,
     news: News,
     shared: Shared,
+    generations: Generations,
+    /// The rules as last read, and the generation they are of. What was counted since then is not in them.
+    rules: Option<(u32, Option<Rules>)>,
 }
 
 /// What was read of one address.
@@ -41,8 +45,20 @@ struct Parts {
 }
 
 impl Eye {
-    pub(super) fn new(config: Config, link: Link, news: News, shared: Shared) -> Self {
-        Self { config, link, news, shared }
+    pub(super) fn new(config: Config, link: Link, news: News, shared: Shared, generations: Generations) -> Self {
+        Self { config, link, news, shared, generations, rules: None }
+    }
+
+    /// Reads the rules anew if anybody has changed any since; whether they are as they should be. The generation is asked for first: what changes meanwhile
+    /// is read again.
+    fn read_rules(&mut self) -> Result<bool, PlaneError> {
+        let current = self.generations.current();
+        let current = current.map_err(|error| refused(error, || "ask for the rules' generation".into()))?;
+        if current.is_none() || self.rules.as_ref().map(|(read, _)| *read) != current {
+            let rules = rules::read(&self.config)?;
+            self.rules = Some((current.unwrap_or_default(), rules));
+        }
+        Ok(self.rules.as_ref().is_some_and(|(_, rules)| rules.is_some()))
     }
 
     fn parts(&mut self, devices: Devices) -> Result<(Ends, BTreeMap<Mac, Parts>), PlaneError> {
@@ -81,10 +97,12 @@ impl Eye {
     }
 
     /// Puts together what was read, as far as it is whole.
-    fn entries(&mut self, mut parts: BTreeMap<Mac, Parts>, rules: &Rules) -> Result<BTreeMap<Mac, Entry>, PlaneError> {
+    fn entries(&mut self, mut parts: BTreeMap<Mac, Parts>) -> Result<BTreeMap<Mac, Entry>, PlaneError> {
         let ports: BTreeSet<_> = parts.values().filter_map(|parts| parts.port).collect();
         let ports = ports.into_iter().map(|port| Ok((port, devices::name_of(&mut self.link, port)?)));
         let ports = ports.collect::<Result<BTreeMap<_, _>, PlaneError>>()?;
+        let none = Rules::default();
+        let rules = self.rules.as_ref().and_then(|(_, rules)| rules.as_ref()).unwrap_or(&none);
         for mac in rules.to.iter().chain(&rules.from).chain(&rules.relay) {
             parts.entry(*mac).or_default();
         }
@@ -147,12 +165,11 @@ impl Reader for Eye {
         if prepared.is_some_and(|prepared| prepared != devices) {
             unprepared.push(format!("{} or {} was made anew", self.config.tunnel, self.config.bridge));
         }
-        let rules = rules::read(&self.config)?.unwrap_or_else(|| {
+        if !self.read_rules()? {
             unprepared.push(format!("the nftables rules of {} were changed or removed", self.config.tunnel));
-            Rules::default()
-        });
+        }
         let (ends, parts) = self.parts(devices)?;
-        let entries = self.entries(parts, &rules)?;
+        let entries = self.entries(parts)?;
         Ok(Found { state: State { ends, entries }, unprepared })
     }
 

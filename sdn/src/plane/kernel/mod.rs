@@ -7,6 +7,7 @@
 
 mod devices;
 mod eye;
+mod generation;
 mod hand;
 mod message;
 mod rules;
@@ -19,6 +20,7 @@ use nix::errno::Errno;
 
 use super::{PlaneError, Planes};
 use eye::Eye;
+use generation::Generations;
 use hand::Hand;
 use shared::Shared;
 use socket::{Link, News};
@@ -43,9 +45,10 @@ pub fn open(config: Config) -> Result<Planes, PlaneError> {
     let hands = Link::open().map_err(no_socket)?;
     let eyes = Link::open().map_err(no_socket)?;
     let news = News::open(&[RTNLGRP_LINK, RTNLGRP_NEIGH]).map_err(no_socket)?;
+    let generations = Generations::open().map_err(no_socket)?;
     let shared = Shared::new(hands.port());
     let hand = Hand::new(config.clone(), hands, shared.clone());
-    Ok((Box::new(hand), Box::new(Eye::new(config, eyes, news, shared))))
+    Ok((Box::new(hand), Box::new(Eye::new(config, eyes, news, shared, generations))))
 }
 
 /// Notifications of devices.

@@ -7,6 +7,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::errno::Errno;
 
 /// What one datagram from the kernel may hold: it makes none larger.
 const DATAGRAM_BYTES_MAX: usize = 64 * 1024;
@@ -125,10 +126,16 @@ impl News {
 
     /// Reads all that has come: each message's header and body. Whether there was more than could be kept.
     pub(super) fn drain(&mut self, each: &mut dyn FnMut(&NetlinkHeader, &[u8])) -> bool {
+        let mut lost = false;
         loop {
             let length = match receive(&self.socket, &mut self.buffer) {
                 Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return lost,
+                // Told once; what did fit is still there.
+                Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
+                    lost = true;
+                    continue;
+                }
                 Err(_) => return true,
             };
             let mut rest = &self.buffer[..length];
