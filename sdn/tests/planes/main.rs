@@ -5,4 +5,6 @@
 mod conformance;
 mod kernel;
 mod namespace;
+mod ovs;
 mod rig;
+mod switch;
