@@ -22,6 +22,7 @@
 
 pub mod controller;
 pub mod model;
+mod nft;
 pub mod plane;
 mod sentence;
 pub mod store;
