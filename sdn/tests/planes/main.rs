@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod conformance;
+mod fronts;
 mod kernel;
 mod namespace;
 mod rig;

@@ -27,7 +27,7 @@ pub(crate) const GUEST: Mac = Mac([2, 0, 0, 0, 0, 0x99]);
 pub(crate) const GUEST_IP: Ipv4Addr = Ipv4Addr::new(10, 90, 1, 1);
 pub(crate) const GUEST_IP6: Ipv6Addr = Ipv6Addr::new(0xfd90, 0, 0, 0, 0, 0, 1, 1);
 /// Where responders listen.
-const PORT: u16 = 7;
+pub(crate) const PORT: u16 = 7;
 /// How long anything may take that happens at once.
 pub(crate) const LIMIT: Duration = Duration::from_secs(5);
 /// How long silence must last to be believed.
