@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-pub(crate) use crate::common::peer::{Answer, Directory, LIMIT, Raw, eventually};
+pub(crate) use crate::common::peer::{Directory, LIMIT, Raw, eventually};
 
 const DAY: Duration = Duration::from_secs(86_400);
 

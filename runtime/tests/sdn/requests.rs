@@ -101,6 +101,7 @@ fn every_refusal_has_code_and_sentence() {
         ("PUT /v1/hosts/Host".to_owned(), gateway.clone(), 400, "bad_request"),
         ("PUT /v1/hosts/host-c".to_owned(), gateway, 409, "conflict"),
         ("POST /v1/routes".to_owned(), nowhere, 422, "invalid"),
+        ("PUT /v1/hosts/host-c".to_owned(), json!({"kind": "host", "vtep": "224.0.0.1"}), 422, "invalid"),
         ("POST /v1/hosts/host-c/heartbeat".to_owned(), json!({"applied": null, "plane": null}), 404, "not_found"),
         ("DELETE /v1/hosts/host-a".to_owned(), Value::Null, 409, "conflict"),
         ("DELETE /v1/hosts/host-c".to_owned(), Value::Null, 404, "not_found"),
