@@ -224,7 +224,7 @@ impl Node {
     /// Nothing passes its underlay in either direction.
     fn cut_off(&self) {
         let chain = |hook| format!("chain {hook} {{ type filter hook {hook} priority -300; policy drop; }}");
-        let table = format!("table inet cut {{ {} {} }}", chain("input"), chain("output"));
+        let table = format!("table inet cut {{\n{}\n{}\n}}\n", chain("input"), chain("output"));
         self.namespace.call("nft -f -", table.as_bytes(), LIMIT).unwrap().success().unwrap();
     }
 
