@@ -424,6 +424,7 @@ fn guests_serve_without_a_controller_and_a_new_table_is_told_whose_they_are() {
         assert_eq!(rig.hosts[0].look("guest").await.pid, guest.pid);
         rig.answers();
         // Released behind its back: it is not its own any more.
+        rig.hosts[1].until_followed(true).await;
         let route = rig.route().await;
         rig.sdn().release(IP, route.placement.generation).await.unwrap();
         let claim = Claim { address: route.address, host: name("host-b"), held: None };
