@@ -224,7 +224,7 @@ impl Node {
     /// Nothing passes its underlay in either direction.
     fn cut_off(&self) {
         let chain = |hook| format!("chain {hook} {{ type filter hook {hook} priority -300; policy drop; }}");
-        let table = format!("table inet cut {{ {} {} }}", chain("input"), chain("output"));
+        let table = format!("table inet cut {{\n{}\n{}\n}}\n", chain("input"), chain("output"));
         self.namespace.call("nft -f -", table.as_bytes(), LIMIT).unwrap().success().unwrap();
     }
 
@@ -424,6 +424,7 @@ fn guests_serve_without_a_controller_and_a_new_table_is_told_whose_they_are() {
         assert_eq!(rig.hosts[0].look("guest").await.pid, guest.pid);
         rig.answers();
         // Released behind its back: it is not its own any more.
+        rig.hosts[1].until_followed(true).await;
         let route = rig.route().await;
         rig.sdn().release(IP, route.placement.generation).await.unwrap();
         let claim = Claim { address: route.address, host: name("host-b"), held: None };

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use roam_sdn::model::{Mac, Name, Revision, Update};
-use roam_sdn::plane::{Keeper, PlaneError, PlaneStatus, Planes, Ports};
+use roam_sdn::plane::{Keeper, PlaneError, PlaneStatus, Planes, Ports, kernel};
 use roam_sdn::table::Table;
 
 use crate::host::OpenError;
@@ -157,8 +157,8 @@ impl Hand {
     }
 }
 
-fn planes((tunnel, _bridge): &(String, String)) -> Result<Planes, PlaneError> {
-    Err(PlaneError::Device { device: tunnel.clone(), how: "kernel planes are not in this build; give `none`".into() })
+fn planes((tunnel, bridge): &(String, String)) -> Result<Planes, PlaneError> {
+    kernel::open(kernel::Config { tunnel: tunnel.clone(), bridge: bridge.clone() })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
