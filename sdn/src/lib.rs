@@ -7,7 +7,8 @@
 //! ```
 //!
 //! In reading order: [`model`] (the words), [`table`] (what may happen), [`store`] (where it is kept), [`plane`] (what
-//! carries frames, and how it is kept as it should be), [`controller`] (all of them together, live).
+//! carries frames, and how it is kept as it should be), [`front`] (doors for clients outside), [`controller`] (all of
+//! them together, live).
 //!
 //! What holds at any time:
 //! 1. An address has exactly one owner, and its generation only rises: through releases, crashes and new claims.
@@ -21,7 +22,9 @@
 #![forbid(unsafe_code)]
 
 pub mod controller;
+pub mod front;
 pub mod model;
+mod nft;
 pub mod plane;
 mod sentence;
 pub mod store;

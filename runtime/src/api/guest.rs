@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use roam_abi::limits;
+use roam_sdn::model::Generation;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -232,6 +233,9 @@ pub enum GuestState {
     Waiting,
     /// It kept ending soon after each start, or cannot be started; it stays so until an operator starts it.
     Parked,
+    /// Its address is another host's. It was ended at once, and stays so until an operator starts it and the controller
+    /// grants its address anew.
+    Fenced,
 }
 
 /// How a guest ended.
@@ -266,6 +270,8 @@ pub enum EndKind {
     Failed,
     /// The machine went down under it.
     MachineDown,
+    /// Its address became another host's.
+    Fenced,
 }
 
 /// A guest's place in the network, as allocated.
@@ -315,6 +321,9 @@ pub struct GuestView {
     pub last_end: Option<End>,
     /// When it was deployed, milliseconds since 1970.
     pub created_ms: u64,
+    /// The generation it has its address since, where a controller says whose addresses are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Generation>,
 }
 
 #[cfg(test)]

@@ -1,5 +1,9 @@
 //! A host, its modules, its guests' logs, and its errors.
 
+use std::net::IpAddr;
+
+use roam_sdn::model::Revision;
+use roam_sdn::plane::PlaneStatus;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -27,6 +31,27 @@ pub struct HostView {
     pub jail_lacks: Vec<String>,
     /// How long the daemon runs, milliseconds.
     pub uptime_ms: u64,
+    /// Its part in an overlay, if it follows a controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<OverlayView>,
+}
+
+/// A host's part in an overlay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OverlayView {
+    /// The controller.
+    pub controller: String,
+    /// Why it is not followed; `None` while it is.
+    pub away: Option<String>,
+    /// This host's end of the tunnels.
+    #[schema(value_type = String, example = "172.30.0.1")]
+    pub vtep: IpAddr,
+    /// The revision of its table that is known here.
+    pub revision: Option<Revision>,
+    /// The revision that the data plane follows.
+    pub applied: Option<Revision>,
+    /// How the data plane is, where one is kept.
+    pub plane: Option<PlaneStatus>,
 }
 
 /// Whether a host can do its work.

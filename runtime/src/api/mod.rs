@@ -13,7 +13,7 @@ mod stats;
 
 pub use address::{CidrText, Family as AddressFamily, derived_mac};
 pub use guest::{End, EndKind, GuestSpec, GuestState, GuestView, NetworkView, RestartPolicy, SpecError};
-pub use host::{ErrorBody, ErrorCode, Health, HostView, LogEntry, ModuleView};
+pub use host::{ErrorBody, ErrorCode, Health, HostView, LogEntry, ModuleView, OverlayView};
 pub use roam_sdn::{Mac as MacText, Name as GuestName, NameError};
 pub use stats::{GuestStats, PollTimes, SocketView};
 

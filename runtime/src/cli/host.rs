@@ -13,7 +13,9 @@ use serde::Deserialize;
 
 use super::{daemon, units};
 use crate::api::CidrText;
-use crate::host::{Host, HostConfig, Pool};
+use crate::api::client::Endpoint;
+use crate::cert::{Role, TlsFiles};
+use crate::host::{Host, HostConfig, OverlayConfig, Pool};
 use crate::serve::{Limits, Listen, Server};
 
 /// Run the host daemon.
@@ -56,6 +58,16 @@ pub(super) struct Settings {
     /// IPv6 gateway of guests that are not given another.
     #[arg(long, env = "ROAM_GATEWAY6", value_name = "ADDRESS")]
     gateway6: Option<Ipv6Addr>,
+    /// The controller, which says whose addresses are: https://name:port or unix:/path. New guests need it; those that
+    /// serve do not.
+    #[arg(long, env = "ROAM_CONTROLLER", value_name = "URL")]
+    controller: Option<String>,
+    /// The address of this host's end of the tunnels. Needed with --controller.
+    #[arg(long, env = "ROAM_VTEP", value_name = "ADDRESS")]
+    vtep: Option<IpAddr>,
+    /// The VXLAN device in the bridge, or `none` where all hosts share one plain network [default: vx0].
+    #[arg(long, env = "ROAM_TUNNEL", value_name = "DEVICE")]
+    tunnel: Option<String>,
     /// Also listen on TCP, for peers with certificates. Needs --tls-dir.
     #[arg(long, env = "ROAM_LISTEN", value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
@@ -100,6 +112,9 @@ impl Settings {
             network6: self.network6.or(beneath.network6),
             pool6: self.pool6.or(beneath.pool6),
             gateway6: self.gateway6.or(beneath.gateway6),
+            controller: self.controller.or(beneath.controller),
+            vtep: self.vtep.or(beneath.vtep),
+            tunnel: self.tunnel.or(beneath.tunnel),
             listen: self.listen.or(beneath.listen),
             tls_dir: self.tls_dir.or(beneath.tls_dir),
             socket_group: self.socket_group.or(beneath.socket_group),
@@ -122,6 +137,8 @@ impl Settings {
         if !(LOG_BYTES_MIN..=LOG_BYTES_MAX).contains(&log_bytes_max) {
             bail!("--log-size is {log_bytes_max} bytes; it must be from {LOG_BYTES_MIN} to {LOG_BYTES_MAX}");
         }
+        let files = self.tls_dir.as_deref().map(|dir| TlsFiles::in_dir(dir, Role::Host));
+        let overlay = overlay(self.controller, self.vtep, self.tunnel, files.as_ref())?;
         let tcp = daemon::tcp(self.listen, self.tls_dir)?;
         let listen = Listen {
             socket: run_dir.join("api.sock"),
@@ -137,10 +154,34 @@ impl Settings {
             pool6: pool("6", self.network6, self.pool6, self.gateway6)?,
             log_bytes_max,
             ephemeral: self.ephemeral,
+            overlay,
             worker_program: "/proc/self/exe".into(),
         };
         Ok(Plan { config, listen })
     }
+}
+
+/// The host's part in an overlay. `files` prove who it is.
+fn overlay(
+    controller: Option<String>,
+    vtep: Option<IpAddr>,
+    tunnel: Option<String>,
+    files: Option<&TlsFiles>,
+) -> Result<Option<OverlayConfig>> {
+    let Some(url) = controller else {
+        if vtep.is_some() || tunnel.is_some() {
+            bail!("--vtep and --tunnel need --controller, which tells the other hosts of them");
+        }
+        return Ok(None);
+    };
+    let controller = Endpoint::parse_controller(&url, files).context("--controller")?;
+    let Some(vtep) = vtep else { bail!("--controller needs --vtep, the address of this host's end of the tunnels") };
+    if vtep.is_unspecified() || vtep.is_multicast() {
+        bail!("--vtep: {vtep} is no address of a machine");
+    }
+    let tunnel = tunnel.unwrap_or_else(|| "vx0".into());
+    let tunnel = (tunnel != "none").then(|| daemon::check_device("--tunnel", tunnel)).transpose()?;
+    Ok(Some(OverlayConfig { controller, vtep, tunnel }))
 }
 
 /// `family` is what the flags' names end in.
@@ -218,11 +259,12 @@ async fn serve(plan: Plan) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says "ready" once the host can do its work, and until then what is missing.
+/// Says "ready" once the host can do its work, and until then what is missing. A controller is not: guests are served
+/// without.
 async fn announce(host: Host, socket: PathBuf, tcp: Option<SocketAddr>) {
     let mut known = Vec::new();
     loop {
-        let health = host.health().await;
+        let health = host.own_health().await;
         if health.healthy {
             break;
         }
@@ -283,6 +325,12 @@ mod tests {
             ("name = 'a'\nlisten = '127.0.0.1:1'", "--tls-dir"),
             ("name = 'a'\nbridge = 'a-bridge-too-long'", "--bridge"),
             ("name = 'a'\nbridge = '../br0'", "--bridge"),
+            ("name = 'a'\nvtep = '172.30.0.1'", "--controller"),
+            ("name = 'a'\ncontroller = 'unix:/run/roam/sdn.sock'", "--vtep"),
+            ("name = 'a'\ncontroller = 'unix:/s'\nvtep = '0.0.0.0'", "--vtep"),
+            ("name = 'a'\ncontroller = 'unix:/s'\nvtep = '172.30.0.1'\ntunnel = 'a b'", "--tunnel"),
+            ("name = 'a'\ncontroller = 'sdn'\nvtep = '172.30.0.1'", "--controller"),
+            ("name = 'a'\ncontroller = 'https://sdn'\nvtep = '172.30.0.1'", "--tls-dir"),
             ("name = 'a'\nlog-size = '1'", "--log-size"),
             ("name = 'a'\nlog-size = 'much'", "--log-size"),
             ("name = 'a'\nsocket-group = 'no such group'", "--socket-group"),
@@ -291,6 +339,16 @@ mod tests {
             let error = check(text).unwrap_err();
             assert!(error.contains(flag), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_controller_comes_with_a_tunnel() {
+        let text = "name = 'a'\ncontroller = 'unix:/s'\nvtep = '172.30.0.1'";
+        let overlay = check(text).unwrap().config.overlay.unwrap();
+        assert_eq!(overlay.tunnel.as_deref(), Some("vx0"));
+        let overlay = check(&format!("{text}\ntunnel = 'none'")).unwrap().config.overlay.unwrap();
+        assert_eq!(overlay.tunnel, None);
+        assert!(check("name = 'a'").unwrap().config.overlay.is_none());
     }
 
     #[test]

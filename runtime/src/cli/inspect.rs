@@ -93,6 +93,7 @@ fn state(guest: &GuestView) -> String {
     let name = &guest.spec.name;
     let what_next = match guest.state {
         GuestState::Parked => format!("; it ended too often to go on: `roam start {name}` tries again"),
+        GuestState::Fenced => format!("; `roam start {name}` claims its address anew"),
         GuestState::Ended | GuestState::Stopped => format!("; `roam start {name}` starts it"),
         _ => String::new(),
     };

@@ -77,9 +77,11 @@ fn cells(row: &Row<'_>) -> Vec<String> {
 
 /// Why a guest that is meant to run does not: how it ended last, in brief.
 fn reason(guest: &GuestView) -> String {
-    use GuestState::{Ended, Parked, Waiting};
+    use GuestState::{Ended, Fenced, Parked, Waiting};
     match &guest.last_end {
-        Some(end) if matches!(guest.state, Ended | Parked | Waiting) => print::brief(&end.reason, REASON_CHARS_MAX),
+        Some(end) if matches!(guest.state, Ended | Fenced | Parked | Waiting) => {
+            print::brief(&end.reason, REASON_CHARS_MAX)
+        }
         _ => String::new(),
     }
 }
@@ -95,6 +97,7 @@ pub(super) fn state(guest: &GuestView) -> String {
         GuestState::Ended => "ended",
         GuestState::Waiting => "waiting",
         GuestState::Parked => "parked",
+        GuestState::Fenced => "fenced",
     };
     word.to_owned()
 }

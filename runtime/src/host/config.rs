@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use roam_netstack::Cidr;
 
+use super::OverlayConfig;
+
 /// Configuration of a host, checked.
 #[derive(Clone, Debug)]
 pub struct HostConfig {
@@ -24,6 +26,8 @@ pub struct HostConfig {
     pub log_bytes_max: u64,
     /// Whether guests end with the daemon, instead of serving on until the next one adopts them.
     pub ephemeral: bool,
+    /// Its part in an overlay, if a controller is to be followed.
+    pub overlay: Option<OverlayConfig>,
     /// The program that is run as `roam worker`: this one, by `/proc/self/exe`, unless a test says otherwise.
     pub worker_program: PathBuf,
 }

@@ -4,11 +4,14 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use roam_sdn::plane::PlaneError;
+
 use super::addresses::AddressError;
 use super::device::DeviceError;
 use super::layout::comes_from_full;
 use super::registry::RegistryError;
-use crate::api::{ErrorCode, GuestName, SpecError};
+use crate::api::client::ClientError;
+use crate::api::{ErrorCode, GuestName, NameError, SpecError};
 use crate::engine::{LoadError, MODULE_BYTES_MAX, ModuleHash};
 use crate::jail::CgroupError;
 use crate::worker::{ControlError, SpawnError};
@@ -128,6 +131,33 @@ pub enum HostError {
     /// The engine or its cache fails.
     #[error(transparent)]
     Engine(LoadError),
+    /// The controller does not grant the guest's address.
+    #[error("the address of guest `{guest}` is not to be had: {message}")]
+    NotGranted {
+        /// Whose.
+        guest: GuestName,
+        /// The controller's code.
+        code: ErrorCode,
+        /// Its words.
+        message: String,
+    },
+    /// The controller cannot be asked.
+    #[error("the address of guest `{guest}` cannot be claimed; new guests need the controller: {source}")]
+    NoController {
+        /// Whose.
+        guest: GuestName,
+        /// Why.
+        #[source]
+        source: ClientError,
+    },
+    /// Its address became another host's.
+    #[error("guest `{guest}` is fenced: {reason}")]
+    Fenced {
+        /// Which.
+        guest: GuestName,
+        /// Whose it is.
+        reason: String,
+    },
     /// The host goes down.
     #[error("the host is going down")]
     Closing,
@@ -158,6 +188,9 @@ impl HostError {
                 ErrorCode::Conflict
             }
             Self::StartFailed { .. } => ErrorCode::StartFailed,
+            Self::NotGranted { code, .. } => *code,
+            Self::NoController { .. } => ErrorCode::Unavailable,
+            Self::Fenced { .. } => ErrorCode::Fenced,
             Self::NoAnswer { .. } | Self::Closing | Self::TooManyGuests(_) => ErrorCode::Unavailable,
             Self::DiskFull(_) => ErrorCode::DiskFull,
             Self::ModuleDamaged(_)
@@ -244,6 +277,12 @@ pub enum OpenError {
     /// The network devices cannot be reached.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// A host of an overlay needs a name there.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The data plane cannot be used.
+    #[error(transparent)]
+    Plane(#[from] PlaneError),
     /// The netstack cannot be compiled, or the cache not be used.
     #[error("the modules cannot be opened: {0}")]
     Modules(#[source] Box<HostError>),

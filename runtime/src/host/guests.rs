@@ -11,7 +11,7 @@ use super::record::{GuestId, Record};
 use super::shared::Shared;
 use super::supervisor::{Supervised, network_config};
 use crate::ambient::{now_ms, random};
-use crate::api::{GuestName, GuestSpec};
+use crate::api::{GuestName, GuestSpec, MacText};
 use crate::engine::ModuleHash;
 
 /// Most guests of a host: their ids' uids must differ, and each is a process.
@@ -80,6 +80,13 @@ impl Guests {
         if slots.by_name.get(name).and_then(Slot::here).is_some_and(|guest| guest.id == id) {
             slots.by_name.remove(name);
         }
+    }
+
+    /// Has guests look whose their addresses are: those with such MACs.
+    pub(super) fn check_owners(&self, which: impl Fn(MacText) -> bool) {
+        self.lock().by_name.values().filter_map(Slot::here).filter(|guest| which(guest.mac())).for_each(|guest| {
+            guest.check_owner();
+        });
     }
 
     /// Who uses a module, by name.

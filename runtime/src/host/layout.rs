@@ -50,6 +50,11 @@ impl Layout {
         self.state.join("boot-id")
     }
 
+    /// Addresses that are given up, while the controller has not been told.
+    pub(super) fn releases(&self) -> PathBuf {
+        self.state.join("releases.json")
+    }
+
     pub(super) fn modules(&self) -> PathBuf {
         self.state.join("modules")
     }

@@ -19,6 +19,7 @@ mod layout;
 mod logs;
 mod modules;
 mod open;
+mod overlay;
 mod record;
 mod registry;
 pub mod serve;
@@ -37,6 +38,7 @@ pub use config::{HostConfig, Pool};
 pub use device::DeviceError;
 pub use error::{HostError, OpenError};
 pub use open::control_group;
+pub use overlay::OverlayConfig;
 pub use registry::RegistryError;
 
 use crate::api::{GuestName, GuestSpec, GuestStats, GuestView, Health, HostView, LogEntry, ModuleView};
@@ -44,6 +46,8 @@ use crate::engine::ModuleHash;
 use crate::worker::LogReader;
 use error::in_full;
 use guests::{Guests, Reservation};
+use overlay::Overlay;
+use record::Record;
 use shared::Shared;
 use supervisor::{Begin, Supervised};
 
@@ -98,11 +102,17 @@ impl Host {
         let guests = Arc::new(open::guests(&shared).await?);
         let inner = Arc::new(Inner { shared, guests, opened: Instant::now() });
         tokio::spawn(look_after(Arc::downgrade(&inner)));
+        if let Some(overlay) = &inner.shared.overlay {
+            overlay.begin(&inner.guests);
+        }
         Ok(Self { inner })
     }
 
     /// Lets go of everything but the workers: they go on serving.
     pub async fn close(&self) {
+        if let Some(overlay) = &self.inner.shared.overlay {
+            overlay.end();
+        }
         let ends: Vec<_> = self.inner.guests.close().into_iter().map(|guest| guest.over()).collect();
         let all = async {
             for end in ends {
@@ -219,11 +229,20 @@ impl Host {
             guests: self.inner.guests.all().len() as u64,
             jail_lacks: crate::jail::lacks(),
             uptime_ms: self.inner.opened.elapsed().as_millis() as u64,
+            overlay: shared.overlay.as_ref().map(Overlay::view),
         }
     }
 
-    /// Whether it can do its work: the database takes writes, the bridge is there.
+    /// Whether it can do its work: the database takes writes, the bridge is there, a controller is followed if one
+    /// is to be.
     pub async fn health(&self) -> Health {
+        let mut health = self.own_health().await;
+        health.problems.extend(self.inner.shared.overlay.iter().flat_map(Overlay::problems));
+        Health { healthy: health.problems.is_empty(), ..health }
+    }
+
+    /// The same without what others have to do with it. Guests are served without a controller, too.
+    pub async fn own_health(&self) -> Health {
         let shared = &self.inner.shared;
         let mut problems = Vec::new();
         if let Err(error) = shared.registry(|registry| registry.probe()).await {
@@ -252,14 +271,16 @@ impl Host {
 impl Inner {
     /// Record and worker come about at the same time; what is not on record is swept away should we be killed here.
     async fn create(&self, reservation: Reservation) -> Result<GuestView, HostError> {
-        let record = reservation.record.clone();
         let shared = &self.shared;
+        let record = self.claimed(&reservation.record).await?;
         let (kept, started) = tokio::join!(shared.put(&record), supervisor::start(shared, &record));
         let failed = match (kept, started) {
             (Ok(()), Ok(worker)) => {
                 let guest = Supervised::begin(shared.clone(), record.clone(), Begin::Serving(worker));
                 tracing::info!(guest = %record.spec.name, id = %record.id, tap = record.network.tap, "deployed");
                 let view = guest.view();
+                // Its owner may have changed before it could be told.
+                guest.check_owner();
                 self.guests.insert(record.spec.name.clone(), guest);
                 return Ok(view);
             }
@@ -272,10 +293,31 @@ impl Inner {
             (Ok(()), Err(error)) => supervisor::start_failed(&record, error),
         };
         supervisor::clear(shared, record.id).await;
-        if let Err(error) = shared.forget(record.id).await {
+        self.forget(&record).await;
+        Err(failed)
+    }
+
+    /// With its address claimed, where a controller grants them. On record before: who is killed here claims it again.
+    async fn claimed(&self, record: &Record) -> Result<Record, HostError> {
+        let Some(overlay) = &self.shared.overlay else { return Ok(record.clone()) };
+        self.shared.put(record).await?;
+        match overlay.claim(record, None).await {
+            Ok(generation) => Ok(record.changed(|record| record.generation = Some(generation))),
+            Err(error) => {
+                self.forget(record).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// A guest that was not created.
+    async fn forget(&self, record: &Record) {
+        if let Some(overlay) = &self.shared.overlay {
+            overlay.release(record).await;
+        }
+        if let Err(error) = self.shared.forget(record.id).await {
             tracing::error!(guest = %record.spec.name, error = in_full(&error), "a guest that was not created stays");
         }
-        Err(failed)
     }
 
     fn module_view(&self, digest: ModuleHash, size_bytes: u64) -> ModuleView {

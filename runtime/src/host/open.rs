@@ -17,7 +17,8 @@ use super::error::in_full;
 use super::guests::{Guests, guests_max};
 use super::layout::{self, Layout};
 use super::modules::{Compiler, Modules};
-use super::record::{GuestId, Record, Standing};
+use super::overlay::Overlay;
+use super::record::{Record, Standing};
 use super::registry::Registry;
 use super::shared::Shared;
 use super::supervisor::{Begin, Found, Supervised, clear, end_stranger, end_strays, find};
@@ -52,13 +53,28 @@ pub(super) async fn shared(config: HostConfig) -> Result<Arc<Shared>, OpenError>
         return Err(OpenError::TooManyGuests { guests, guests_max });
     }
     let links = Links::open(config.bridge.clone())?;
+    let overlay = config.overlay.as_ref().map(|overlay| {
+        let name = config.name.parse().map_err(OpenError::Name)?;
+        Overlay::open(overlay, name, &config.bridge, layout.releases())
+    });
+    let overlay = overlay.transpose()?;
     let group = control_group(&config.name, layout.state());
     let ids: Vec<_> = registry.records().iter().map(|record| record.id.to_string()).collect();
     end_strays(&group, &ids.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let own_uids = jail::has_own_users();
     let compiler = Compiler { program: config.worker_program.clone(), group: group.clone(), own_uid: own_uids };
     let modules = Modules::open(layout.clone(), compiler).await.map_err(|error| OpenError::Modules(Box::new(error)))?;
-    Ok(Arc::new(Shared { config, layout, registry, modules, links, group, own_uids, lock: Mutex::new(Some(lock)) }))
+    Ok(Arc::new(Shared {
+        config,
+        layout,
+        registry,
+        modules,
+        links,
+        overlay,
+        group,
+        own_uids,
+        lock: Mutex::new(Some(lock)),
+    }))
 }
 
 /// Takes up the guests on record, and clears away what is on none.
@@ -95,7 +111,7 @@ async fn take_up(shared: &Arc<Shared>, record: Record, rebooted: bool) -> Option
     let mut answers = true;
     let begin = match (record.standing, found) {
         (Standing::Deleted, found) => {
-            finish_deleting(shared, record.id, found).await;
+            finish_deleting(shared, &record, found).await;
             return None;
         }
         (_, Found::Worker { worker, answers: answered }) => {
@@ -118,11 +134,15 @@ async fn take_up(shared: &Arc<Shared>, record: Record, rebooted: bool) -> Option
     Some((name, guest))
 }
 
-async fn finish_deleting(shared: &Shared, id: GuestId, found: Found) {
+async fn finish_deleting(shared: &Shared, record: &Record, found: Found) {
+    let id = record.id;
     if let Found::Worker { worker, .. } = found {
         worker.end().await;
     }
     clear(shared, id).await;
+    if let Some(overlay) = &shared.overlay {
+        overlay.release(record).await;
+    }
     if let Err(error) = shared.forget(id).await {
         tracing::error!(guest = %id, error = in_full(&error), "a deleted guest stays on record");
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use roam_sdn::model::Generation;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{End, GuestSpec, GuestState, GuestView, NetworkView};
@@ -81,6 +82,8 @@ pub(super) enum Standing {
     Ended,
     /// It ended too often.
     Parked,
+    /// Its address is another host's; it is not to run unless that is granted anew.
+    Fenced,
     /// An operator stopped it.
     Stopped,
     /// An operator deleted it; what is left of it is to go.
@@ -104,6 +107,9 @@ pub(super) struct Record {
     /// Ends in a row, each soon after its start.
     pub(super) quick_ends: u32,
     pub(super) last_end: Option<End>,
+    /// The generation it has its address since, where a controller says whose addresses are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) generation: Option<Generation>,
 }
 
 impl Record {
@@ -120,6 +126,7 @@ impl Record {
             restarts: 0,
             quick_ends: 0,
             last_end: None,
+            generation: None,
         }
     }
 
@@ -139,7 +146,7 @@ impl Record {
             state,
             // A daemon that has just started knows no better than the record.
             since_ms: match (&self.last_end, state) {
-                (Some(end), GuestState::Ended | GuestState::Parked) => end.at_ms,
+                (Some(end), GuestState::Ended | GuestState::Parked | GuestState::Fenced) => end.at_ms,
                 _ => since_ms,
             },
             pid,
@@ -147,6 +154,7 @@ impl Record {
             restarts: self.restarts,
             last_end: self.last_end.clone(),
             created_ms: self.created_ms,
+            generation: self.generation,
         }
     }
 }
@@ -165,5 +173,22 @@ mod tests {
         for text in ["", "abcd", "000000000000ABCD", "+00000000000abcd", "../../../../../etc", "000000000000abcd0"] {
             assert!(text.parse::<GuestId>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_record_from_before_generations_is_read() {
+        let network = serde_json::json!({"mac": "02:00:00:00:00:01", "tap": "rt0"});
+        let network = serde_json::from_value(network).unwrap();
+        let spec = GuestSpec::new("a".parse().unwrap(), crate::engine::ModuleHash([0; 32]));
+        let record = Record::new(GuestId::new(1), spec, network, 0);
+        let json = serde_json::to_value(&record).unwrap();
+        assert!(json.get("generation").is_none());
+        assert_eq!(serde_json::from_value::<Record>(json.clone()).unwrap(), record);
+        let granted = record.changed(|record| record.generation = Some(Generation(3)));
+        let json = serde_json::to_value(&granted).unwrap();
+        assert_eq!(
+            (&json["generation"], serde_json::from_value::<Record>(json.clone()).unwrap()),
+            (&3.into(), granted)
+        );
     }
 }

@@ -8,6 +8,7 @@ use nix::fcntl::Flock;
 use super::device::Links;
 use super::layout::Layout;
 use super::modules::Modules;
+use super::overlay::Overlay;
 use super::record::{GuestId, Record};
 use super::registry::{Registry, RegistryError};
 use super::{HostConfig, HostError};
@@ -19,6 +20,8 @@ pub(super) struct Shared {
     pub(super) registry: Arc<Registry>,
     pub(super) modules: Modules,
     pub(super) links: Links,
+    /// The host's part in an overlay, if it has one.
+    pub(super) overlay: Option<Overlay>,
     /// Name of the host's control groups, which no other daemon of this machine has.
     pub(super) group: String,
     /// Whether workers have users of their own.

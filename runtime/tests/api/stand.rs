@@ -69,6 +69,7 @@ impl Shared {
             pool6: None,
             log_bytes_max: 1 << 20,
             ephemeral: false,
+            overlay: None,
             worker_program: env!("CARGO_BIN_EXE_roam").into(),
         };
         let host = runtime.block_on(Host::open(config)).unwrap();

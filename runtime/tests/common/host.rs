@@ -40,6 +40,7 @@ impl Stage {
             pool6: None,
             log_bytes_max: 1 << 20,
             ephemeral: false,
+            overlay: None,
             worker_program: ROAM.into(),
         };
         Some(Self { bed, dir, config })

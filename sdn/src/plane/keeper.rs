@@ -63,9 +63,19 @@ pub struct PlaneStatus {
 impl Keeper {
     /// Keeps the plane of a node as that table says, and goes on so in a thread of its own. A plane that cannot be
     /// prepared is an error; one that fails later is tried again.
-    pub fn start(node: Name, (mut plane, reader): Planes, table: &Table) -> Result<Self, PlaneError> {
+    pub fn start(node: Name, planes: Planes, table: &Table) -> Result<Self, PlaneError> {
+        Self::start_with(node, planes, table, Ports::new())
+    }
+
+    /// The same where the node has addresses on devices already, so that the plane of a node that serves is not changed
+    /// by who keeps it.
+    pub fn start_with(
+        node: Name,
+        (mut plane, reader): Planes,
+        table: &Table,
+        ports: Ports,
+    ) -> Result<Self, PlaneError> {
         plane.prepare()?;
-        let ports = Ports::new();
         let wanted = State::of(table, &node, &ports);
         let hand = Hand {
             plane,

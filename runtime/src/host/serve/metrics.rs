@@ -92,7 +92,7 @@ const GAUGES: [Counted; 4] = [
     bytes("rss", "Resident memory of the worker", |stats| stats.rss_bytes as f64),
 ];
 
-const STATES: [(GuestState, &str); 7] = [
+const STATES: [(GuestState, &str); 8] = [
     (GuestState::Starting, "starting"),
     (GuestState::Running, "running"),
     (GuestState::Stopping, "stopping"),
@@ -100,6 +100,7 @@ const STATES: [(GuestState, &str); 7] = [
     (GuestState::Ended, "ended"),
     (GuestState::Waiting, "waiting"),
     (GuestState::Parked, "parked"),
+    (GuestState::Fenced, "fenced"),
 ];
 
 impl Collector for Scrape {

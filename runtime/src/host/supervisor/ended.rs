@@ -65,7 +65,7 @@ pub(super) fn explain(traces: Traces, now_ms: u64) -> End {
 /// with it while that watched: what follows from such an end is not counted against a guest.
 fn is_its_to_say(kind: EndKind, traces: &Traces) -> bool {
     match kind {
-        EndKind::Killed => false,
+        EndKind::Killed | EndKind::Fenced => false,
         EndKind::Asked => traces.asked,
         EndKind::MachineDown => matches!(traces.watched, Watched::Nothing { .. }),
         EndKind::Exited | EndKind::Trapped | EndKind::Overran | EndKind::Failed => true,
@@ -122,7 +122,7 @@ mod tests {
         };
         let says = |kind, watched| told(kind, watched, false);
         let watched = Watched::Ended(Some(ExitStatus::from_raw(0)));
-        for kind in [EndKind::Killed, EndKind::Asked, EndKind::MachineDown] {
+        for kind in [EndKind::Killed, EndKind::Asked, EndKind::MachineDown, EndKind::Fenced] {
             assert_eq!(says(kind, watched).kind, EndKind::Failed, "{kind:?}");
         }
         let leashed = says(EndKind::MachineDown, Watched::default());

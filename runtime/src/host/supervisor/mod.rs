@@ -28,7 +28,7 @@ pub(super) use worker::Worker;
 use super::HostError;
 use super::record::{GuestId, Record};
 use super::shared::Shared;
-use crate::api::{GuestName, GuestSpec, GuestView};
+use crate::api::{GuestName, GuestSpec, GuestView, MacText};
 
 /// Orders that may wait; who comes on top waits to give his.
 const ORDERS_MAX: usize = 16;
@@ -52,8 +52,16 @@ type Answer<T> = oneshot::Sender<Result<T, HostError>>;
 
 enum Order {
     Start(Answer<GuestView>),
-    Stop { grace: Duration, answer: Answer<GuestView> },
-    Delete { force: bool, answer: Answer<()> },
+    Stop {
+        grace: Duration,
+        answer: Answer<GuestView>,
+    },
+    Delete {
+        force: bool,
+        answer: Answer<()>,
+    },
+    /// Look whose its address is: that may have changed.
+    Owner,
 }
 
 impl Supervised {
@@ -73,6 +81,10 @@ impl Supervised {
 
     pub(super) fn spec<T>(&self, look: impl FnOnce(&GuestSpec) -> T) -> T {
         look(&self.seen.borrow().view.spec)
+    }
+
+    pub(super) fn mac(&self) -> MacText {
+        self.seen.borrow().view.network.mac
     }
 
     pub(super) fn worker(&self) -> Option<Arc<Worker>> {
@@ -128,6 +140,15 @@ impl Supervised {
 
     pub(super) async fn delete(&self, name: &GuestName, force: bool) -> Result<(), HostError> {
         self.order(name, |answer| Order::Delete { force, answer }).await
+    }
+
+    /// Has it look whose its address is. Does not wait.
+    pub(super) fn check_owner(&self) {
+        if let Err(mpsc::error::TrySendError::Full(order)) = self.mailbox.try_send(Order::Owner) {
+            let mailbox = self.mailbox.clone();
+            // Gone meanwhile: nothing is left to look for.
+            tokio::spawn(async move { drop(mailbox.send(order).await) });
+        }
     }
 
     async fn order<T>(&self, name: &GuestName, order: impl FnOnce(Answer<T>) -> Order) -> Result<T, HostError> {

@@ -1,4 +1,27 @@
-//! Linux's own: a VXLAN device in a bridge.
+//! Linux's own: a VXLAN device (RFC 7348) in a bridge.
+//!
+//! The hand and the eye each have netlink sockets of their own, bound to the network namespace of the thread that opens
+//! them. Where an address lives is one message: VXLAN and bridge entry together. Only what changes rarely goes through
+//! `nft`, which is a process and takes milliseconds; it runs in the caller's namespace, so all calls must come from the
+//! same one.
+
+mod devices;
+mod eye;
+mod hand;
+mod message;
+mod rules;
+mod shared;
+mod socket;
+
+use std::io;
+
+use nix::errno::Errno;
+
+use super::{PlaneError, Planes};
+use eye::Eye;
+use hand::Hand;
+use shared::Shared;
+use socket::{Link, News};
 
 /// Which devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -7,4 +30,45 @@ pub struct Config {
     pub tunnel: String,
     /// The bridge it is in, for example `br0`.
     pub bridge: String,
+}
+
+/// Connects to the kernel. Nothing is changed, nor are the devices looked at, before [`Plane::prepare`].
+///
+/// [`Plane::prepare`]: super::Plane::prepare
+pub fn open(config: Config) -> Result<Planes, PlaneError> {
+    for device in [&config.tunnel, &config.bridge] {
+        check_name(device)?;
+    }
+    let no_socket = |source| PlaneError::Refused { doing: "open a netlink socket".into(), source };
+    let hands = Link::open().map_err(no_socket)?;
+    let eyes = Link::open().map_err(no_socket)?;
+    let news = News::open(&[RTNLGRP_LINK, RTNLGRP_NEIGH]).map_err(no_socket)?;
+    let shared = Shared::new(hands.port());
+    let hand = Hand::new(config.clone(), hands, shared.clone());
+    Ok((Box::new(hand), Box::new(Eye::new(config, eyes, news, shared))))
+}
+
+/// Notifications of devices.
+const RTNLGRP_LINK: u32 = 1;
+/// Notifications of neighbours and forwarding entries.
+const RTNLGRP_NEIGH: u32 = 3;
+
+/// Names are put into nft's commands.
+fn check_name(device: &str) -> Result<(), PlaneError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
+    if (1..=15).contains(&device.len()) && device.bytes().all(plain) {
+        return Ok(());
+    }
+    let device: String = device.chars().take(80).collect();
+    let how = "is no name of a device: 1 to 15 of letters, digits, -, _, . and @";
+    Err(PlaneError::Device { device, how: how.into() })
+}
+
+/// What the kernel said, in our words.
+fn refused(source: io::Error, doing: impl FnOnce() -> String) -> PlaneError {
+    let doing = doing();
+    match source.raw_os_error() {
+        Some(code) if code == Errno::EPERM as i32 => PlaneError::Permission { doing },
+        _ => PlaneError::Refused { doing, source },
+    }
 }

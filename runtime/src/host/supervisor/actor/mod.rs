@@ -1,8 +1,10 @@
 //! The task of one guest: what it is at, and which orders it follows meanwhile.
 //!
-//! In reading order: this file (what is waited for in each state), `start`, `stop`, `account` (after an end).
+//! In reading order: this file (what is waited for in each state), `start`, `stop`, `account` (after an end), `owner`
+//! (when its address becomes another host's).
 
 mod account;
+mod owner;
 mod start;
 mod stop;
 
@@ -111,6 +113,11 @@ impl Actor {
                     self.leave(&worker).await;
                     return State::Over;
                 }
+                Some(Order::Owner) => {
+                    if let Some(state) = self.check_owner(Some(&worker)).await {
+                        return state;
+                    }
+                }
                 Some(Order::Start(answer)) => drop(answer.send(Ok(self.view()))),
                 Some(Order::Stop { grace, answer }) => match self.stop(&worker, grace).await {
                     Ok(view) => {
@@ -185,10 +192,19 @@ impl Actor {
             Order::Start(answer) if self.record.standing == Standing::Deleted => {
                 let _ = answer.send(Err(HostError::NoGuest(self.record.spec.name.clone())));
             }
+            Order::Owner => return self.check_owner(None).await,
             Order::Start(answer) => {
+                let generation = match self.claimed_anew().await {
+                    Ok(generation) => generation,
+                    Err(error) => {
+                        let _ = answer.send(Err(error));
+                        return None;
+                    }
+                };
                 let next = self.record.changed(|record| {
                     record.standing = Standing::Run;
                     record.quick_ends = 0;
+                    record.generation = generation;
                 });
                 match self.keep(next).await {
                     Ok(()) => return Some(State::Starting(Some(answer))),
@@ -197,7 +213,8 @@ impl Actor {
             }
             Order::Stop { answer, .. } => {
                 let stopped = match self.record.standing {
-                    Standing::Stopped | Standing::Deleted => Ok(()),
+                    // One that is fenced must not be forgotten to be so.
+                    Standing::Stopped | Standing::Fenced | Standing::Deleted => Ok(()),
                     _ => self.keep(self.record.changed(|record| record.standing = Standing::Stopped)).await,
                 };
                 let done = stopped.is_ok();
@@ -239,6 +256,9 @@ impl Actor {
     }
 
     fn show(&self, state: GuestState, worker: Option<&Arc<Worker>>) {
+        if let Some(overlay) = &self.shared.overlay {
+            overlay.port(self.record.network.mac, worker.map(|_| self.record.network.tap.as_str()));
+        }
         self.seen.send_modify(|seen| {
             let since_ms = match worker {
                 Some(worker) if state == GuestState::Running => worker.started_ms,
@@ -266,6 +286,7 @@ fn resting(standing: Standing) -> GuestState {
         Standing::Again => GuestState::Waiting,
         Standing::Ended => GuestState::Ended,
         Standing::Parked => GuestState::Parked,
+        Standing::Fenced => GuestState::Fenced,
         Standing::Stopped => GuestState::Stopped,
         Standing::Deleted => GuestState::Stopping,
     }

@@ -14,6 +14,12 @@ impl Actor {
     /// Starts it; an operator who waits for it is told how that went.
     pub(super) async fn start(&mut self, answer: Option<Answer<GuestView>>) -> State {
         self.show(GuestState::Starting, None);
+        if let Some(reason) = self.is_anothers().await {
+            let refused = HostError::Fenced { guest: self.record.spec.name.clone(), reason: reason.clone() };
+            let state = self.fence(None, reason).await;
+            let _ = answer.map(|answer| answer.send(Err(refused)));
+            return state;
+        }
         let (shared, record) = (self.shared.clone(), self.record.clone());
         let mut starting = Box::pin(start(&shared, &record));
         let mut answers: Vec<_> = answer.into_iter().collect();
@@ -29,8 +35,11 @@ impl Actor {
                         let _ = answer.send(Err(HostError::Running(record.spec.name.clone())));
                     }
                     Some(order) => {
+                        let goes_on = matches!(order, Order::Owner) && !self.is_fenced();
                         self.later.push_back(order);
-                        break None;
+                        if !goes_on {
+                            break None;
+                        }
                     }
                 },
             }

@@ -61,9 +61,13 @@ impl Actor {
                     // The daemon goes; the next one finds it on record as stopped.
                     None => return None,
                     Some(order) => {
-                        let force = matches!(order, Order::Delete { force: true, .. });
+                        let at_once = match &order {
+                            Order::Delete { force, .. } => *force,
+                            Order::Owner => self.is_fenced(),
+                            _ => false,
+                        };
                         self.later.push_back(order);
-                        if force {
+                        if at_once {
                             return None;
                         }
                     }
@@ -86,7 +90,7 @@ impl Actor {
         clear(&self.shared, self.record.id).await;
     }
 
-    async fn kill(&self, worker: &Worker) -> Result<Option<ExitStatus>, HostError> {
+    pub(super) async fn kill(&self, worker: &Worker) -> Result<Option<ExitStatus>, HostError> {
         worker.process.kill().map_err(HostError::io("killing a worker"))?;
         timeout(KILLED_LIMIT, worker.process.ended()).await.map_err(|_elapsed| HostError::NotEnded {
             name: self.record.spec.name.clone(),
@@ -108,6 +112,10 @@ impl Actor {
             self.kill(worker).await?;
         }
         clear(&self.shared, self.record.id).await;
+        if let Some(overlay) = &self.shared.overlay {
+            overlay.port(self.record.network.mac, None);
+            overlay.release(&self.record).await;
+        }
         self.shared.forget(self.record.id).await?;
         tracing::info!(guest = %self.record.spec.name, "deleted");
         Ok(())
