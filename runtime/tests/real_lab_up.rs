@@ -27,7 +27,7 @@ static BEDS: AtomicU32 = AtomicU32::new(0);
 impl Bed {
     /// A directory for so many labs, or a word on standard error when this machine cannot have them.
     fn new(labs: usize) -> Option<Self> {
-        if !has("ip", "iproute2") || !has("tc", "iproute2") || !has("ping", "iputils-ping") {
+        if !has("ip", "iproute2") || !has("tc", "iproute2") || !has("ping", "iputils-ping") || !has("nft", "nftables") {
             return None;
         }
         // A namespace with a name outlives its maker: a user namespace's root cannot have one.
@@ -44,7 +44,7 @@ impl Bed {
     fn roam(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(ROAM);
         command.args(["--config", "/dev/null"]).args(arguments).env("ROAM_LAB_DIR", &self.base);
-        for key in ["ROAM_HOST", "ROAM_TLS_DIR", "ROAM_LOG", "ROAM_LOG_FORMAT"] {
+        for key in ["ROAM_HOST", "ROAM_CONTROLLER", "ROAM_TLS_DIR", "ROAM_LOG", "ROAM_LOG_FORMAT"] {
             command.env_remove(key);
         }
         command.output().unwrap()
@@ -193,7 +193,8 @@ fn a_lab_is_raised_used_repaired_and_taken_down() {
     let Some(bed) = Bed::new(1) else { return };
     let status = bed.up(0, &[]);
     assert_eq!((&status["whole"], status["hosts"].as_array().unwrap().len()), (&Value::Bool(true), 2));
-    assert_eq!(namespaces(&bed.names[0]).len(), 5);
+    assert_eq!(namespaces(&bed.names[0]).len(), 6);
+    assert_eq!(status["controller"]["healthy"], Value::Bool(true));
     // The client reaches guests of both hosts, and operators reach the hosts by name and, from inside, by TLS.
     let mut seen = vec![bed.deploy(0, "host-a", "10.90.1.10"), bed.deploy(0, "host-b", "10.90.2.10")];
     let tls = status["tls_dir"].as_str().unwrap();
@@ -351,5 +352,91 @@ fn a_manifest_is_done_once_and_what_ended_says_why() {
     // The directory above the labs holds the manifest.
     fs::remove_file(&manifest).unwrap();
     fs::remove_file(bed.base.join("traps.wasm")).unwrap();
+    bed.assert_nothing_left(&[]);
+}
+
+/// The owner and generation of an address.
+fn placed(bed: &Bed, address: &str) -> (String, u64) {
+    let route = bed.json(&["route", "show", address, "--json", "--controller", &bed.names[0]]);
+    let placement = &route["placement"];
+    (placement["host"].as_str().unwrap().to_owned(), placement["generation"].as_u64().unwrap())
+}
+
+/// The controller of a lab: the process that has its table open.
+fn controller(bed: &Bed) -> u32 {
+    let table = bed.base.join(&bed.names[0]).join("gateway/state/table.redb");
+    let open = |pid: &u32| {
+        let mut files = fs::read_dir(proc(*pid).join("fd")).into_iter().flatten().flatten();
+        files.any(|file| fs::read_link(file.path()).is_ok_and(|path| path == table))
+    };
+    processes().find(open).unwrap()
+}
+
+#[test]
+fn addresses_are_claimed_moved_and_released_and_traffic_outlives_the_controller() {
+    let Some(bed) = Bed::new(1) else { return };
+    let lab = bed.names[0].clone();
+    bed.up(0, &[]);
+    let at = ["--controller", &lab];
+    let ok = |arguments: &[&str]| bed.ok(&[arguments, &at].concat());
+    // Guests of both hosts have theirs, and are reached by both families.
+    let mut seen = Vec::new();
+    for (name, host, number) in [("one", "host-a", 1), ("two", "host-b", 2)] {
+        let (ip, ip6) = (format!("10.90.{number}.10/16"), format!("fd90::{number}:10/64"));
+        let (host, module) = (format!("{lab}/{host}"), wasm("echo"));
+        let guest = ["deploy", module.to_str().unwrap(), "--name", name, "--ip", &ip, "--ip6", &ip6, "--host", &host];
+        bed.ok(&guest);
+        bed.pings(0, ip.trim_end_matches("/16"));
+        bed.pings(0, ip6.trim_end_matches("/64"));
+    }
+    assert_eq!((placed(&bed, "one").0, placed(&bed, "10.90.2.10").0), ("host-a".into(), "host-b".into()));
+    let listed = ok(&["route", "ls"]);
+    assert!(listed.contains("one") && listed.contains("fd90::2:10") && !listed.contains("lost"), "{listed}");
+    let hosts = ok(&["route", "hosts"]);
+    assert!(["gateway", "host-a", "172.30.0.2"].iter().all(|word| hosts.contains(word)), "{hosts}");
+    // One that is nobody's guest: by the commands alone.
+    ok(&["route", "claim", "--mac", "02:00:00:00:00:99", "--ip", "10.90.9.9", "--name", "spare", "--host", "host-a"]);
+    assert!(ok(&["route", "move", "spare", "--to", "host-b", "--drain"]).contains("host-a -> host-b, generation"));
+    assert!(ok(&["route", "show", "spare"]).contains("route clean"));
+    ok(&["route", "clean", "spare"]);
+    let old = [&["route", "move", "spare", "--to", "host-a", "--generation", "1"][..], &at].concat();
+    assert!(bed.fails(&old, 5).contains("host-b's since generation"));
+    ok(&["route", "release", "10.90.9.9"]);
+    bed.fails(&[&["route", "show", "spare"][..], &at].concat(), 4);
+    // Nothing of the controller's is in the way of frames.
+    let before = controller(&bed);
+    kill_hard(before);
+    bed.pings(0, "10.90.1.10");
+    bed.fails(&[&["route", "ls"][..], &at].concat(), 3);
+    bed.fails(&["lab", "status", "--name", &lab], 1);
+    assert_eq!(bed.up(0, &[])["whole"], Value::Bool(true));
+    assert_eq!(placed(&bed, "two").0, "host-b");
+    seen.extend([before, controller(&bed)]);
+    seen.extend(bed.daemons(0));
+    bed.down(0);
+    bed.assert_nothing_left(&seen);
+}
+
+#[test]
+fn a_front_lets_in_those_outside_and_nothing_else_does() {
+    let Some(bed) = Bed::new(1).filter(|_| has("curl", "curl")) else { return };
+    let lab = bed.names[0].clone();
+    bed.up(0, &[]);
+    let (host, module) = (format!("{lab}/host-a"), wasm("web"));
+    let ips = ["--ip", "10.90.1.10/16", "--ip6", "fd90::1:10/64"];
+    let deploy = ["deploy", module.to_str().unwrap(), "--name", "web", "--host", &host];
+    bed.ok(&[&deploy[..], &ips].concat());
+    bed.pings(0, "10.90.1.10");
+    let shut = bed.exec(0, "outside", &["ping", "-c", "1", "-W", "1", "10.90.1.10"]);
+    assert!(!shut.status.success(), "the overlay is reached from outside");
+    for (front, url) in [("tcp/192.0.2.1:80", "http://192.0.2.1/"), ("tcp/[2001:db8::1]:80", "http://[2001:db8::1]/")] {
+        let get = ["curl", "--silent", "--fail", "--max-time", "20", url];
+        bed.ok(&["front", "add", front, "--to", "web:80", "--controller", &lab]);
+        let page = bed.exec(0, "outside", &get);
+        assert!(page.status.success() && !page.stdout.is_empty(), "{url}: {page:?}");
+        bed.ok(&["front", "rm", front, "--controller", &lab]);
+        assert!(!bed.exec(0, "outside", &[&get[..4], &["2", url]].concat()).status.success(), "{url} is still open");
+    }
+    bed.down(0);
     bed.assert_nothing_left(&[]);
 }

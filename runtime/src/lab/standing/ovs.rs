@@ -13,7 +13,8 @@
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::plan::{Node, Shape};
 use super::wiring::{self, BRIDGE, TUNNEL, UNDERLAY_MTU, VNI};
@@ -26,6 +27,10 @@ const UNDERLAY_BRIDGE: &str = "brphy";
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 /// How long one of its commands may take; `ovs-vsctl` waits until the switch has done what it was told.
 const COMMAND_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long one that was asked to end may take.
+const END_LIMIT: Duration = Duration::from_secs(5);
+const END_STEP: Duration = Duration::from_millis(10);
 
 /// What a switch needs that this machine may lack.
 pub(super) fn check() -> Result<(), Missing> {
@@ -54,10 +59,7 @@ impl<'a> Switch<'a> {
 
     /// Starts it with its bridges and addresses, also where one has been before.
     pub(super) fn start(&self, nodes: &Nodes, shape: &Shape) -> Result<(), StandingError> {
-        // What is left of one whose half has died.
-        for name in ["ovs-vswitchd", "ovsdb-server"] {
-            drop(self.call("ovs-appctl", &["--timeout=2", "--target", name, "exit"]));
-        }
+        self.end_remains();
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(StandingError::file(&self.dir))?;
         let database = self.path("conf.db");
         if !fs::exists(&database).map_err(StandingError::file(&database))? {
@@ -73,6 +75,20 @@ impl<'a> Switch<'a> {
         self.bridges()?;
         self.addresses()?;
         checksums_in_full(nodes, shape)
+    }
+
+    /// Ends what is left of one whose half has died. Each takes its process id's file away as the last thing it does.
+    fn end_remains(&self) {
+        for name in ["ovs-vswitchd", "ovsdb-server"] {
+            if self.call("ovs-appctl", &["--timeout=2", "--target", name, "exit"]).is_err() {
+                continue;
+            }
+            let file = self.dir.join(format!("{name}.pid"));
+            let deadline = Instant::now() + END_LIMIT;
+            while file.exists() && Instant::now() < deadline {
+                thread::sleep(END_STEP);
+            }
+        }
     }
 
     fn bridges(&self) -> Result<(), StandingError> {
