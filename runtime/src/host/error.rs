@@ -148,7 +148,7 @@ pub enum HostError {
         guest: GuestName,
         /// Why.
         #[source]
-        source: ClientError,
+        source: Box<ClientError>,
     },
     /// Its address became another host's.
     #[error("guest `{guest}` is fenced: {reason}")]

@@ -149,6 +149,6 @@ fn not_granted(guest: &GuestName, error: ClientError) -> HostError {
         Some(code @ (ErrorCode::Fenced | ErrorCode::Conflict | ErrorCode::Invalid)) => {
             HostError::NotGranted { guest, code, message: error.to_string() }
         }
-        _ => HostError::NoController { guest, source: error },
+        _ => HostError::NoController { guest, source: Box::new(error) },
     }
 }

@@ -17,7 +17,9 @@ impl Actor {
         if let Some(reason) = self.is_anothers().await {
             let refused = HostError::Fenced { guest: self.record.spec.name.clone(), reason: reason.clone() };
             let state = self.fence(None, reason).await;
-            let _ = answer.map(|answer| answer.send(Err(refused)));
+            if let Some(answer) = answer {
+                let _ = answer.send(Err(refused));
+            }
             return state;
         }
         let (shared, record) = (self.shared.clone(), self.record.clone());
