@@ -1,32 +1,76 @@
-//! The committed description of the interface is the one that is served.
+//! The committed descriptions of the interfaces are those that are served.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 
-use roam_runtime::host::serve::openapi;
+use roam_runtime::{controller, host};
+use serde_json::Value;
 
 /// Set to write the file instead of comparing it.
 const WRITE: &str = "ROAM_WRITE_OPENAPI";
 
-#[test]
-fn the_committed_description_is_current() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("openapi.json");
-    if std::env::var_os(WRITE).is_some() {
-        std::fs::write(&path, openapi()).unwrap();
-    }
-    let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        committed == openapi(),
-        "openapi.json is not what is served; `{WRITE}=1 cargo test --release -p roam-runtime --test openapi` writes it"
-    );
+const HOST: [&str; 15] = [
+    "create_guest",
+    "delete_guest",
+    "delete_module",
+    "guest_logs",
+    "guest_stats",
+    "health",
+    "inspect_guest",
+    "list_guests",
+    "list_modules",
+    "metrics",
+    "put_module",
+    "read_module",
+    "start_guest",
+    "stop_guest",
+    "version",
+];
+const CONTROLLER: [&str; 18] = [
+    "claim_route",
+    "close_front",
+    "health",
+    "heartbeat",
+    "join_host",
+    "leave_host",
+    "list_fronts",
+    "list_hosts",
+    "list_routes",
+    "metrics",
+    "move_route",
+    "open_front",
+    "release_route",
+    "settle_route",
+    "show_route",
+    "status",
+    "version",
+    "watch",
+];
+
+/// File and text of each.
+fn descriptions() -> [(&'static str, String); 2] {
+    [("openapi.json", host::serve::openapi()), ("openapi-sdn.json", controller::openapi())]
 }
 
 #[test]
-fn each_operation_is_described() {
-    let description: serde_json::Value = serde_json::from_str(&openapi()).unwrap();
-    let paths = description["paths"].as_object().unwrap();
+fn the_committed_descriptions_are_current() {
+    for (file, served) in descriptions() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(file);
+        if std::env::var_os(WRITE).is_some() {
+            std::fs::write(&path, &served).unwrap();
+        }
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            committed == served,
+            "{file} is not what is served; `{WRITE}=1 cargo test --release -p roam-runtime --test openapi` writes it"
+        );
+    }
+}
+
+/// The operations of a description, each with what it must have.
+fn operations(description: &Value) -> Vec<String> {
     let mut operations = Vec::new();
-    for (path, item) in paths {
+    for (path, item) in description["paths"].as_object().unwrap() {
         assert!(path.starts_with("/v1/") || path == "/metrics", "{path} has no version");
         for (method, operation) in item.as_object().unwrap() {
             operations.push(operation["operationId"].as_str().unwrap_or_else(|| panic!("{method} {path}")).to_owned());
@@ -35,30 +79,20 @@ fn each_operation_is_described() {
         }
     }
     operations.sort();
-    assert_eq!(
-        operations,
-        [
-            "create_guest",
-            "delete_guest",
-            "delete_module",
-            "guest_logs",
-            "guest_stats",
-            "health",
-            "inspect_guest",
-            "list_guests",
-            "list_modules",
-            "metrics",
-            "put_module",
-            "read_module",
-            "start_guest",
-            "stop_guest",
-            "version"
-        ]
-    );
+    operations
+}
+
+#[test]
+fn each_operation_is_described() {
+    let [host, controller] = descriptions().map(|(_, text)| serde_json::from_str::<Value>(&text).unwrap());
+    assert_eq!(operations(&host), HOST);
+    assert_eq!(operations(&controller), CONTROLLER);
     // What a description refers to is in it.
-    let text = description.to_string();
-    for reference in text.split("\"#/components/schemas/").skip(1) {
-        let name = reference.split('"').next().unwrap();
-        assert!(description["components"]["schemas"][name].is_object(), "{name} is not described");
+    for description in [host, controller] {
+        let text = description.to_string();
+        for reference in text.split("\"#/components/schemas/").skip(1) {
+            let name = reference.split('"').next().unwrap();
+            assert!(description["components"]["schemas"][name].is_object(), "{name} is not described");
+        }
     }
 }

@@ -10,7 +10,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::stat::{Mode, umask};
 use roam_sdn::Controller;
 use roam_sdn::controller::{Config, FrontPlane, LOST_AFTER};
-use roam_sdn::plane::Planes;
+use roam_sdn::front::Nftables;
+use roam_sdn::plane::{Planes, kernel, ovs};
 use roam_sdn::store::RedbStore;
 use serde::Deserialize;
 
@@ -188,12 +189,17 @@ async fn serve(plan: Plan) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+type Fronts = Box<dyn FrontPlane>;
+
 /// What carries frames on this node, and what lets clients in.
-fn planes(plan: &Plan) -> Result<(Option<Planes>, Option<Box<dyn FrontPlane>>)> {
-    match plan.plane {
-        Plane::None => Ok((None, None)),
-        Plane::Kernel | Plane::Ovs => bail!("--plane: {:?} is not in this build; give --plane none", plan.plane),
-    }
+fn planes(plan: &Plan) -> Result<(Option<Planes>, Option<Fronts>)> {
+    let tunnel = plan.tunnel.clone();
+    let planes = match plan.plane {
+        Plane::Kernel => kernel::open(kernel::Config { tunnel, bridge: plan.bridge.clone() })?,
+        Plane::Ovs => ovs::open(ovs::Config { management: plan.ovs_management.clone(), tunnel })?,
+        Plane::None => return Ok((None, None)),
+    };
+    Ok((Some(planes), Some(Box::new(Nftables::new(&plan.bridge)))))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 pub(crate) mod frames;
 pub(crate) mod host;
+pub(crate) mod peer;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream, UdpSocket};

@@ -282,6 +282,9 @@ impl Table {
     }
 
     fn joined(&self, name: &Name, kind: Kind, vtep: IpAddr) -> Result<Vec<Change>, Refused> {
+        if vtep.is_multicast() || vtep.is_unspecified() || vtep.is_loopback() {
+            return Err(Refused::NoHostAddress(vtep));
+        }
         if let Some(other) = self.hosts.values().find(|host| host.vtep == vtep && host.name != *name) {
             return Err(Refused::Vtep { vtep, host: other.name.clone() });
         }
