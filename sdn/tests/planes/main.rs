@@ -6,4 +6,6 @@ mod conformance;
 mod fronts;
 mod kernel;
 mod namespace;
+mod ovs;
 mod rig;
+mod switch;

@@ -68,8 +68,8 @@ pub(crate) trait Gateway: Send + Sync {
     fn disturbances(&self) -> Vec<(&'static str, String)>;
 }
 
-/// Makes a gateway in a namespace.
-pub(crate) type Build = fn(&Namespace, Underlay) -> Box<dyn Gateway>;
+/// Makes a gateway in a namespace; `None` where the machine cannot.
+pub(crate) type Build = fn(&Namespace, Underlay) -> Option<Box<dyn Gateway>>;
 
 /// All of it.
 pub(crate) struct Rig {
@@ -108,7 +108,7 @@ impl Rig {
              ip address add fd90::1/64 dev eth0 nodad\n\
              ethtool -K eth0 tx off tso off gso off",
         );
-        let gateway = build(&inside, underlay);
+        let gateway = build(&inside, underlay)?;
         let [a, b] = hosts;
         Some(Self { gateway, a, b, inside, client, underlay })
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::connection::{Connection, Failed};
+use super::control::Control;
 use super::flows::{self, Numbers, Picture};
 use super::wire::Change;
 use super::{Asked, Config};
@@ -20,6 +21,7 @@ pub(super) struct Hand {
 /// A connection on which the flows everything needs were made.
 struct Link {
     connection: Connection,
+    control: Control,
     numbers: Numbers,
     /// Addresses whose flows were made by this connection, and are as asked for unless somebody changed them.
     whole: BTreeSet<Mac>,
@@ -61,7 +63,8 @@ impl Hand {
             Failed::Lost(error) => error,
             Failed::Refused { said, .. } => PlaneError::Refused { doing: "make the basic flows".into(), source: said },
         })?;
-        Ok(Link { connection, numbers, whole: BTreeSet::new() })
+        let control = Control::open(&self.config.management)?;
+        Ok(Link { connection, control, numbers, whole: BTreeSet::new() })
     }
 
     fn make(&mut self, orders: &[Order]) -> Result<(), PlaneError> {
@@ -93,7 +96,8 @@ impl Hand {
                 let order = of.get(index).and_then(|order| orders.get(*order));
                 PlaneError::Refused { doing: order.map_or("change flows".into(), in_words), source: said }
             }
-        })
+        })?;
+        link.control.purge()
     }
 }
 
