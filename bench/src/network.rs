@@ -100,7 +100,7 @@ impl Network {
 
     /// A directory for the time of the run.
     pub(crate) fn scratch(&self) -> &Path {
-        &self.scratch.0
+        self.scratch.path()
     }
 
     /// A TAP at that seat, in the bridge, for a process to attach to.
@@ -134,14 +134,18 @@ impl Network {
 }
 
 /// A directory only we can enter, removed in the end.
-struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let path = std::env::temp_dir().join(format!("roam-bench-{}", std::process::id()));
         let made = fs::DirBuilder::new().mode(0o700).create(&path);
         made.with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 }
 

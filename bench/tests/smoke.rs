@@ -169,9 +169,70 @@ fn density() {
 }
 
 #[test]
+fn sdn_scale() {
+    let Some(records) = run("sdn-scale", &["addresses=300", "hosts=3", "moves=50", "calls=5"]) else { return };
+    for round in [Some(1), None] {
+        for (engine, names) in [
+            ("core", &["move", "orders", "claim"][..]),
+            ("memory", &["decided", "answered"]),
+            ("redb", &["decided", "answered"]),
+        ] {
+            for name in names {
+                let keys = ["us_p50", "us_p99", "us_p999", "us_max", "count"].map(|key| format!("{name}_{key}"));
+                let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+                results(&records, engine, round, &keys);
+            }
+        }
+    }
+    assert_eq!(results(&records, "core", None, &[])["move_count"], 50);
+}
+
+/// A few switches under a little load: nobody answers whom they should not.
+fn switch(name: &str, engine: &str) {
+    let settings = ["switches=20", "rate=1000", "applies=20", "pause_ms=20"];
+    let Some(records) = run(name, &settings) else { return };
+    let keys = [
+        "sent",
+        "received",
+        "lost",
+        "duplicated",
+        "late_sends",
+        "socket_drops",
+        "stale_replies",
+        "stale_us_max",
+        "stale_replies_plane",
+        "stale_plane_us_max",
+        "troubles",
+        "apply_us_p50",
+        "plane_us_p99",
+        "durable_us_max",
+        "rtt_us_p50",
+        "rtt_us_p999",
+    ];
+    let results = results(&records, engine, None, &keys);
+    assert_eq!(results["switches"], 20);
+    assert!(results["received"].as_u64().unwrap() > 0, "nothing was answered: {results}");
+    for none in ["duplicated", "stale_replies", "troubles"] {
+        assert_eq!(results[none], 0, "{results}");
+    }
+}
+
+#[test]
+fn switch_kernel() {
+    switch("switch-kernel", "kernel");
+}
+
+#[test]
+fn switch_ovs() {
+    switch("switch-ovs", "ovs");
+}
+
+#[test]
 fn people_get_a_list_and_a_table() {
     let listed = String::from_utf8(bench(&["list"]).stdout).unwrap();
-    for text in ["datapath-udp: ", "datapath-tcp: ", "guest-start: ", "deploy: ", "density: ", "window=128"] {
+    for text in
+        ["datapath-udp: ", "datapath-tcp: ", "guest-start: ", "deploy: ", "density: ", "sdn-scale: ", "switch-ovs: "]
+    {
         assert!(listed.contains(text), "{listed}");
     }
     let settings = ["--set", "seconds=0.1", "--set", "warmup_seconds=0", "--set", "engines=kernel"];
