@@ -221,7 +221,7 @@ fn what_makes_no_sense_to_route_and_front_is_said() {
         (&["route", "ls", "--controller", "nolab"], 4, "no lab `nolab`"),
         (&["route", "move", "kv"], 2, "--to"),
         (&["route", "move", "kv", "--to", "Host B"], 2, "Host B"),
-        (&["route", "move", "kv", "--to", "b", "--generation", "-1"], 2, "generation"),
+        (&["route", "move", "kv", "--to", "b", "--generation", "x"], 2, "generation"),
         (&["route", "claim", "--host", "a"], 2, "--mac"),
         (&["route", "claim", "--host", "a", "--mac", "01:00:00:00:00:00"], 2, "01:00:00:00:00:00"),
         (&["route", "claim", "--host", "a", "--mac", "02:00:00:00:00:01", "--ip", "10.0.0.1/8"], 2, "10.0.0.1/8"),

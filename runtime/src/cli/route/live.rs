@@ -161,7 +161,7 @@ mod tests {
         assert!(live.rates.is_empty());
         live.figures(figures(300, 3000), at + Duration::from_secs(2));
         let row = live.text();
-        assert!(row.contains("100  8 kbit/s"), "{row}");
+        assert!(row.contains("100   8 kbit/s"), "{row}");
         // Counted anew: what passed is not known.
         live.figures(figures(1, 10), at + Duration::from_secs(3));
         assert!(live.rates.is_empty());

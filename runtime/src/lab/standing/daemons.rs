@@ -124,8 +124,13 @@ fn controller_flags(command: &mut Command, dir: &Path, shape: &Shape, local: &st
     }
 }
 
-/// Waits until a daemon can do its work.
-pub(super) fn wait(dir: &Path, node: Node, child: &mut Child, interrupted: &AtomicBool) -> Result<(), StandingError> {
+/// Waits until a daemon can do its work; `child` is it, if it was started just now.
+pub(super) fn wait(
+    dir: &Path,
+    node: Node,
+    mut child: Option<&mut Child>,
+    interrupted: &AtomicBool,
+) -> Result<(), StandingError> {
     let deadline = Instant::now() + HEALTHY_LIMIT;
     let failed = |problem: String| StandingError::Daemon { daemon: name(node), problem, log: tail(&log(dir, node)) };
     loop {
@@ -137,7 +142,7 @@ pub(super) fn wait(dir: &Path, node: Node, child: &mut Child, interrupted: &Atom
         if interrupted.load(Ordering::Relaxed) {
             return Err(StandingError::Interrupted);
         }
-        if let Ok(Some(status)) = child.try_wait() {
+        if let Some(Ok(Some(status))) = child.as_mut().map(|child| child.try_wait()) {
             return Err(failed(format!("ended at once ({status})")));
         }
         if Instant::now() >= deadline {

@@ -191,6 +191,10 @@ impl Labs {
         }
         start(&dir, &dead, shape, nodes, roam, progress, interrupted)?;
         again.extend(dead.iter().map(|node| daemons::name(*node)));
+        // Those that stayed have to find back to a controller that was away.
+        for node in daemons::nodes(shape).filter(|node| !again.is_empty() && !dead.contains(node)) {
+            daemons::wait(&dir, node, None, interrupted)?;
+        }
         if again.is_empty() { Ok(Raised::Already) } else { Ok(Raised::Repaired(again)) }
     }
 
@@ -299,7 +303,7 @@ fn start(
     }
     for (node, child) in &mut started {
         progress(&format!("waiting for {}", daemons::name(*node)));
-        daemons::wait(dir, *node, child, interrupted)?;
+        daemons::wait(dir, *node, Some(child), interrupted)?;
     }
     Ok(())
 }
