@@ -5,6 +5,9 @@
 //!                       cert/  who may ask over TCP            │     records, modules, addresses, supervisors
 //!                                                              │ worker/  launch, control socket, log, end
 //!                                                              ▼
+//!  roam route, front ─ api/client ──HTTP──> controller/   roam sdn: `roam_sdn`'s Controller, served
+//!                      serve/  HTTP, TLS and limits of both daemons
+//!
 //!  roam worker, one process per guest ─ jail/: namespaces, empty root, no rights, seccomp, control group
 //!      engine/  bytes to a module whose state is visible   ┐
 //!      guest/   module + netstack in one store: step()     │ pure: time, randomness and frames are arguments
