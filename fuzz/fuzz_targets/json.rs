@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use roam_runtime::api::{ErrorBody, GuestSpec, GuestStats, GuestView, Health, HostView, LogEntry, ModuleView};
+use roam_runtime::api::{ErrorBody, GuestSpec, GuestStats, GuestView, Health, HostView, LogEntry, ModuleView, sdn};
 use roam_runtime::host::is_record;
 use roam_runtime::worker::read_end;
 use serde::Serialize;
@@ -20,7 +20,7 @@ static END: LazyLock<PathBuf> =
 
 fuzz_target!(|data: &[u8]| {
     let Some((kind, text)) = data.split_first() else { return };
-    match kind % 10 {
+    match kind % 17 {
         0 => {
             if let Some(spec) = again::<GuestSpec>(text) {
                 let _ = spec.check();
@@ -34,6 +34,18 @@ fuzz_target!(|data: &[u8]| {
         6 => drop(again::<LogEntry>(text)),
         7 => drop(again::<ErrorBody>(text)),
         8 => drop(is_record(text)),
+        9 => drop(again::<sdn::Claim>(text)),
+        10 => drop(again::<sdn::Move>(text)),
+        11 => drop(again::<sdn::Join>(text)),
+        12 => drop(again::<sdn::Heartbeat>(text)),
+        13 => drop(again::<sdn::Front>(text)),
+        14 => {
+            // A table that a controller sends is taken over whole.
+            if let Some(table) = again::<sdn::TableView>(text) {
+                let _ = table.into_table();
+            }
+        }
+        15 => drop(again::<sdn::Update>(text)),
         _ => {
             std::fs::write(&*END, text).expect("a file");
             let _ = read_end(&END).expect("a file that is there can be read");

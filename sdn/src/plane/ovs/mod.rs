@@ -53,6 +53,12 @@ pub fn open(config: Config) -> Result<Planes, PlaneError> {
     Ok((Box::new(hand), Box::new(eye)))
 }
 
+/// Whether these bytes begin with a message of a switch: a door for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn is_message(bytes: &[u8]) -> bool {
+    wire::decode(bytes).is_ok_and(|decoded| decoded.is_some_and(|(_, _, read)| read <= bytes.len()))
+}
+
 /// What the hand was told last, by address: the eye takes from it what no flow tells.
 #[derive(Clone, Debug, Default)]
 struct Asked(Arc<Mutex<BTreeMap<Mac, Entry>>>);
