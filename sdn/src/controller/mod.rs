@@ -422,7 +422,7 @@ async fn look_after(weak: Weak<Inner>) {
         for host in silent {
             tracing::warn!(%host, after_s = inner.config.lost_after.as_secs(), "lost: nothing is heard of it");
             if let Err(error) = controller.submit(&Event::Lost { host }, None).await {
-                tracing::error!(%error, "a lost host is not noted as such");
+                tracing::error!(error = in_full(&error), "a lost host is not noted as such");
             }
         }
         drop(controller);
