@@ -463,3 +463,23 @@ fn what_is_given_up_while_nobody_listens_is_told_later() {
         rig.answers();
     });
 }
+
+#[test]
+fn a_claim_whose_answer_is_lost_leaves_nothing_claimed() {
+    let Some(rig) = Rig::new() else { return };
+    rig.run(async |rig| {
+        let controller = rig.controller.as_ref().unwrap();
+        controller.signal(Signal::SIGSTOP).unwrap();
+        // It waits for longer than for any answer.
+        let refused = rig.hosts[0].deploy("guest").await.unwrap_err();
+        assert!(rig.hosts[0].client().inspect(&name("guest")).await.is_err(), "{refused}");
+        controller.signal(Signal::SIGCONT).unwrap();
+        rig.hosts[0].until_followed(true).await;
+        // What was sent before is granted now, to nobody, and given back.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let route = rig.sdn().route(IP).await;
+        assert_eq!(route.unwrap_err().code(), Some(ErrorCode::NotFound));
+        rig.hosts[1].deploy("guest").await.unwrap();
+        assert_eq!(rig.owner().await.0, "host-b");
+    });
+}

@@ -10,15 +10,7 @@ use crate::serve::answer::Refusal;
 
 impl From<ControllerError> for Refusal {
     fn from(error: ControllerError) -> Self {
-        let message = match &error {
-            // Its text has one cause; a store's error may have more.
-            ControllerError::NotKept(store) => {
-                format!("not done, because it cannot be kept on disk: {}", sentence(&**store))
-            }
-            ControllerError::Counters(plane) => format!("the counters cannot be read: {}", sentence(&**plane)),
-            _ => error.to_string(),
-        };
-        Self::new(code(&error), message)
+        Self::new(code(&error), sentence(&error))
     }
 }
 

@@ -89,6 +89,11 @@ impl Guests {
         });
     }
 
+    /// Whether one has this MAC, or is being created with it.
+    pub(super) fn have(&self, mac: MacText) -> bool {
+        self.lock().by_name.values().any(|slot| slot.mac() == mac)
+    }
+
     /// Who uses a module, by name.
     pub(super) fn users(&self, digest: ModuleHash) -> Vec<GuestName> {
         self.lock().users(digest)
@@ -180,6 +185,13 @@ impl Slot {
         match self {
             Self::Reserved(record) => record.id,
             Self::Here(guest) => guest.id,
+        }
+    }
+
+    fn mac(&self) -> MacText {
+        match self {
+            Self::Reserved(record) => record.network.mac,
+            Self::Here(guest) => guest.mac(),
         }
     }
 

@@ -279,9 +279,9 @@ impl Inner {
                 let guest = Supervised::begin(shared.clone(), record.clone(), Begin::Serving(worker));
                 tracing::info!(guest = %record.spec.name, id = %record.id, tap = record.network.tap, "deployed");
                 let view = guest.view();
+                self.guests.insert(record.spec.name.clone(), guest.clone());
                 // Its owner may have changed before it could be told.
                 guest.check_owner();
-                self.guests.insert(record.spec.name.clone(), guest);
                 return Ok(view);
             }
             (Err(error), started) => {
@@ -293,6 +293,9 @@ impl Inner {
             (Ok(()), Err(error)) => supervisor::start_failed(&record, error),
         };
         supervisor::clear(shared, record.id).await;
+        if let Some(overlay) = &shared.overlay {
+            overlay.release(&record).await;
+        }
         self.forget(&record).await;
         Err(failed)
     }
@@ -303,6 +306,7 @@ impl Inner {
         self.shared.put(record).await?;
         match overlay.claim(record, None).await {
             Ok(generation) => Ok(record.changed(|record| record.generation = Some(generation))),
+            // If it may be granted all the same, that is noted, and given back without it.
             Err(error) => {
                 self.forget(record).await;
                 Err(error)
@@ -312,9 +316,6 @@ impl Inner {
 
     /// A guest that was not created.
     async fn forget(&self, record: &Record) {
-        if let Some(overlay) = &self.shared.overlay {
-            overlay.release(record).await;
-        }
         if let Err(error) = self.shared.forget(record.id).await {
             tracing::error!(guest = %record.spec.name, error = in_full(&error), "a guest that was not created stays");
         }

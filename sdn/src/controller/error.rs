@@ -7,14 +7,14 @@ use crate::plane::PlaneError;
 use crate::store::StoreError;
 use crate::table::Refused;
 
-/// Why something asked of the controller is not done.
+/// Why something asked of the controller is not done. What a store or a plane said is its source.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ControllerError {
     /// The table does not allow it.
     #[error(transparent)]
     Refused(#[from] Refused),
     /// It could not be made durable, and so did not happen.
-    #[error("not done, because it cannot be kept on disk: {0}")]
+    #[error("not done, because it cannot be kept on disk")]
     NotKept(#[source] Arc<StoreError>),
     /// No address is called so.
     #[error("there is no address `{0}`; `roam route ls` lists them by MAC, IP and name")]
@@ -23,7 +23,7 @@ pub enum ControllerError {
     #[error("several addresses are called {0}; say which by its MAC or IP")]
     Ambiguous(Name),
     /// It cannot be told what passed.
-    #[error("the counters cannot be read: {0}")]
+    #[error("the counters cannot be read")]
     Counters(#[source] Arc<PlaneError>),
     /// The controller is going down.
     #[error("the controller is going down; ask again when it is back")]

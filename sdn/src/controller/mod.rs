@@ -234,18 +234,19 @@ impl Controller {
     /// Addresses with how they fare. Without `counters` nothing is asked of the plane.
     pub fn routes(&self, counters: &BTreeMap<Mac, Counters>) -> Vec<RouteView> {
         let table = self.inner.committed();
-        let presence = self.inner.presence();
-        let switches = self.inner.switches();
+        let applied = self.inner.presence().applied(&table);
         let view = |route: &Route| {
             let placement = &route.placement;
             let owner = table.host(&placement.host);
-            let last_switch = switches.last.get(&route.address.mac).cloned();
+            // Locked for each: a move, which waits for this, must not wait for all of them.
+            let last_switch = self.inner.switches().last.get(&route.address.mac).cloned();
+            let behind = applied.iter().filter(|(_, applied)| *applied < placement.revision);
             RouteView {
                 address: route.address.clone(),
                 placement: placement.clone(),
                 presence: owner.map_or(crate::model::Presence::Lost, |host| host.presence),
                 counters: counters.get(&route.address.mac).copied(),
-                behind: presence.behind(&table, route),
+                behind: behind.map(|(host, _)| host.clone()).collect(),
                 last_switch,
             }
         };
@@ -422,7 +423,7 @@ async fn look_after(weak: Weak<Inner>) {
         for host in silent {
             tracing::warn!(%host, after_s = inner.config.lost_after.as_secs(), "lost: nothing is heard of it");
             if let Err(error) = controller.submit(&Event::Lost { host }, None).await {
-                tracing::error!(%error, "a lost host is not noted as such");
+                tracing::error!(error = in_full(&error), "a lost host is not noted as such");
             }
         }
         drop(controller);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::{Heartbeat, NodeView};
-use crate::model::{Host, Name, Presence, Revision, Route};
+use crate::model::{Host, Name, Presence, Revision};
 use crate::table::Table;
 
 /// When each node was heard last.
@@ -48,13 +48,10 @@ impl Presences {
         table.hosts().filter(silent).map(|host| host.name.clone()).collect()
     }
 
-    /// Live nodes whose plane, by what they said, does not follow a placement yet.
-    pub(super) fn behind(&self, table: &Table, route: &Route) -> Vec<Name> {
-        let behind = |host: &&Host| {
-            let applied = self.heard.get(&host.name).and_then(|heard| heard.applied);
-            host.presence == Presence::Live && applied.is_some_and(|applied| applied < route.placement.revision)
-        };
-        table.hosts().filter(behind).map(|host| host.name.clone()).collect()
+    /// Live nodes, and the revision that their planes follow, as far as they have said.
+    pub(super) fn applied(&self, table: &Table) -> Vec<(Name, Revision)> {
+        let live = table.hosts().filter(|host| host.presence == Presence::Live);
+        live.filter_map(|host| Some((host.name.clone(), self.heard.get(&host.name)?.applied?))).collect()
     }
 
     pub(super) fn nodes(&self, table: &Table, now: Instant) -> Vec<NodeView> {

@@ -122,6 +122,8 @@ async fn what_cannot_be_kept_did_not_happen() {
     fails.store(true, Ordering::Relaxed);
     let refused = controller.move_to(MAC, Generation(1), name("b"), false).await.unwrap_err();
     assert!(matches!(refused, ControllerError::NotKept(_)), "{refused}");
+    let why = StoreError::Full("table.redb".into());
+    assert_eq!(in_full(&refused), format!("not done, because it cannot be kept on disk: {why}"));
     assert_eq!((owner(&controller), hop(&trial)), (("a".into(), 1), Some(Hop::Tunnel(vtep(1)))));
     assert!(controller.status().store_trouble.is_some());
 

@@ -1,6 +1,7 @@
 //! Keeps a plane as the table says: follows each change at once, and looks whether it stays so.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,6 +44,8 @@ struct Hand {
     /// The same of the ends.
     fresh_ends: bool,
     trouble: Option<String>,
+    /// Where the switch cannot be reached, and why: to try costs a second, and switches wait for each other.
+    away: Option<(String, io::ErrorKind, String)>,
     drifts_mended: u64,
     hurry: bool,
 }
@@ -84,6 +87,7 @@ impl Keeper {
             fresh: BTreeSet::new(),
             fresh_ends: false,
             trouble: None,
+            away: None,
             drifts_mended: 0,
             hurry: false,
         };
@@ -163,7 +167,13 @@ impl Inner {
                 Order::Remove(mac) => drop(hand.fresh.insert(*mac)),
             }
         }
-        let done = hand.plane.apply(orders);
+        // One that cannot be reached is asked again by the audit alone, which holds up nobody.
+        let done = match &hand.away {
+            Some((at, kind, why)) => {
+                Err(PlaneError::Unreachable { at: at.clone(), source: io::Error::new(*kind, why.clone()) })
+            }
+            None => hand.plane.apply(orders),
+        };
         if let Err(error) = &done {
             hand.in_trouble(error);
             hand.hurry = true;
@@ -185,6 +195,7 @@ impl Inner {
         let mended = found.and_then(|found| hand.mend(&found));
         match mended {
             Ok(drifts) => {
+                hand.away = None;
                 if hand.trouble.take().is_some() {
                     tracing::info!(plane = hand.plane.kind(), "the data plane is as it should be again");
                 }
@@ -224,6 +235,10 @@ impl Hand {
     }
 
     fn in_trouble(&mut self, error: &PlaneError) {
+        self.away = match error {
+            PlaneError::Unreachable { at, source } => Some((at.clone(), source.kind(), source.to_string())),
+            _ => None,
+        };
         let trouble = in_full(error);
         if self.trouble.as_ref() != Some(&trouble) {
             tracing::error!(plane = self.plane.kind(), error = trouble, "the data plane is not as it should be");
@@ -356,6 +371,28 @@ mod tests {
             thread::sleep(Duration::from_millis(10));
         }
         assert_eq!(hop(&trial), end(2));
+    }
+
+    #[test]
+    fn a_switch_that_cannot_be_reached_is_not_waited_for_each_time() {
+        let (trial, mut table) = (Trial::default(), table());
+        let keeper = Keeper::start(name("gate"), trial.planes(), &table).unwrap();
+        trial.inside().away = true;
+        let touched = move_to_b(&mut table);
+        let tries = trial.inside().tries;
+        for _ in 0..3 {
+            let away = keeper.follow(&table, &touched);
+            assert!(matches!(away, Err(PlaneError::Unreachable { .. })), "{away:?}");
+        }
+        // None if an audit was the first to notice.
+        assert!(trial.inside().tries <= tries + 1);
+        assert_eq!(hop(&trial), end(1));
+        trial.inside().away = false;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while hop(&trial) != end(2) {
+            assert!(Instant::now() < deadline, "the plane stays behind");
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     #[test]

@@ -20,6 +20,10 @@ pub(crate) struct Inside {
     pub(crate) orders: Vec<Order>,
     /// It does nothing that it is told.
     pub(crate) fails: bool,
+    /// It cannot be reached.
+    pub(crate) away: bool,
+    /// How often it was told to change.
+    pub(crate) tries: usize,
     /// What is done while it is read, after what it holds is known.
     pub(crate) during_reading: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -35,7 +39,12 @@ impl Trial {
 
     fn check(&self) -> Result<(), PlaneError> {
         let refused = || PlaneError::Refused { doing: "do anything".into(), source: io::ErrorKind::Other.into() };
-        if self.inside().fails { Err(refused()) } else { Ok(()) }
+        let away = || PlaneError::Unreachable { at: "trial".into(), source: io::ErrorKind::TimedOut.into() };
+        match &*self.inside() {
+            Inside { away: true, .. } => Err(away()),
+            Inside { fails: true, .. } => Err(refused()),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -49,6 +58,7 @@ impl Plane for Trial {
     }
 
     fn apply(&mut self, orders: &[Order]) -> Result<(), PlaneError> {
+        self.inside().tries += usize::from(!orders.is_empty());
         self.check()?;
         let mut inside = self.inside();
         for order in orders {

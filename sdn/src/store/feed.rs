@@ -24,6 +24,8 @@ struct Inner {
 
 #[derive(Debug)]
 struct Ring {
+    /// How often the table became another one: revisions of two tables do not compare.
+    epoch: u64,
     /// The revision before the first update that is kept.
     before: Revision,
     updates: VecDeque<Arc<Update>>,
@@ -38,6 +40,7 @@ pub struct Compacted(pub Revision);
 #[derive(Debug)]
 pub struct Watch {
     feed: Feed,
+    epoch: u64,
     after: Revision,
     bell: watch::Receiver<Revision>,
 }
@@ -45,7 +48,7 @@ pub struct Watch {
 impl Feed {
     /// Of a table at that revision.
     pub fn new(revision: Revision) -> Self {
-        let ring = Mutex::new(Ring { before: revision, updates: VecDeque::new() });
+        let ring = Mutex::new(Ring { epoch: 0, before: revision, updates: VecDeque::new() });
         let (bell, _) = watch::channel(revision);
         Self { inner: Arc::new(Inner { ring, bell }) }
     }
@@ -63,9 +66,12 @@ impl Feed {
         self.inner.bell.send_replace(last.revision);
     }
 
-    /// The table is another one: who follows reads it anew.
+    /// The table is another one: who follows reads it anew, whatever its revision.
     pub fn restart(&self, revision: Revision) {
-        *self.ring() = Ring { before: revision, updates: VecDeque::new() };
+        {
+            let mut ring = self.ring();
+            *ring = Ring { epoch: ring.epoch + 1, before: revision, updates: VecDeque::new() };
+        }
         self.inner.bell.send_replace(revision);
     }
 
@@ -77,12 +83,13 @@ impl Feed {
         if after < ring.before || after > last {
             return Err(Compacted(after));
         }
-        Ok(Watch { feed: self.clone(), after, bell: self.inner.bell.subscribe() })
+        let bell = self.inner.bell.subscribe();
+        Ok(Watch { feed: self.clone(), epoch: ring.epoch, after, bell })
     }
 
-    fn next(&self, after: Revision) -> Result<Option<Arc<Update>>, Compacted> {
+    fn next(&self, epoch: u64, after: Revision) -> Result<Option<Arc<Update>>, Compacted> {
         let ring = self.ring();
-        if after < ring.before {
+        if epoch != ring.epoch || after < ring.before {
             return Err(Compacted(after));
         }
         let at = ring.updates.partition_point(|update| update.revision <= after);
@@ -98,7 +105,7 @@ impl Watch {
     /// The next update, when there is one. Whoever waits too long between two may find that it is no longer kept.
     pub async fn next(&mut self) -> Result<Arc<Update>, Compacted> {
         loop {
-            if let Some(update) = self.feed.next(self.after)? {
+            if let Some(update) = self.feed.next(self.epoch, self.after)? {
                 self.after = update.revision;
                 return Ok(update);
             }
@@ -143,5 +150,20 @@ mod tests {
         let mut other = feed.watch(many.last().unwrap().revision).unwrap();
         feed.restart(Revision(1_000_000));
         assert!(other.next().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_table_of_a_lower_revision_is_another_one_all_the_same() {
+        let feed = Feed::new(Revision(9));
+        let mut watch = feed.watch(Revision(9)).unwrap();
+        let waiting = tokio::spawn(async move { watch.next().await });
+        tokio::task::yield_now().await;
+        feed.restart(Revision(5));
+        assert_eq!(waiting.await.unwrap().unwrap_err(), Compacted(Revision(9)));
+        // Nor does one that has come to the same revision meanwhile go on where the other was.
+        let mut watch = feed.watch(Revision(5)).unwrap();
+        feed.restart(Revision(4));
+        feed.push(&[update(5), update(6)]);
+        assert!(watch.next().await.is_err());
     }
 }

@@ -42,10 +42,14 @@ impl Table {
         if self.routes.len() >= ROUTES_MAX {
             return Err(Refused::Full { what: "addresses", max: ROUTES_MAX });
         }
-        let generation = held.unwrap_or_else(|| self.floor.next());
-        if generation <= self.floor || generation > GENERATION_HELD_MAX {
-            return Err(Refused::Released { mac: address.mac, held: generation });
-        }
+        let generation = match held {
+            Some(held) if held <= self.floor || held > GENERATION_HELD_MAX => {
+                return Err(Refused::Released { mac: address.mac, held });
+            }
+            Some(held) => held,
+            // Not limited: whoever held the highest one and released it must not end all claims after that.
+            None => self.floor.next(),
+        };
         let placement =
             Placement { host: host.clone(), generation, via: None, since_ms: at_ms, revision: self.revision.next() };
         Ok(vec![Change::Route(Route { address: address.clone(), placement })])

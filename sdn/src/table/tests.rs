@@ -309,3 +309,18 @@ proptest! {
         prop_assert_eq!(found, wanted);
     }
 }
+
+#[test]
+fn the_highest_generation_ends_no_claims() {
+    let mut table = Table::default();
+    table.step(&Event::Joined { host: name("a"), kind: Kind::Host, vtep: vtep(1) }).unwrap();
+    let claim = |number: u8, held| Event::Claimed { address: address(number, number), host: name("a"), held, at_ms: 0 };
+    let highest = Generation(1 << 52);
+    let too_high = table.step(&claim(1, Some(highest.next())));
+    assert!(matches!(too_high, Err(Refused::Released { .. })), "{too_high:?}");
+    table.step(&claim(1, Some(highest))).unwrap();
+    table.step(&Event::Released { mac: mac(1), generation: highest }).unwrap();
+    table.step(&claim(1, None)).unwrap();
+    table.step(&claim(2, None)).unwrap();
+    assert_eq!(table.route(mac(2)).unwrap().placement.generation, highest.next());
+}

@@ -159,7 +159,16 @@ fn a_switch_is_timed() {
         took.sort();
         let (p50, p99) = (took[SWITCHES / 2], took[SWITCHES * 99 / 100]);
         println!("a switch: p50 {p50:?}, p99 {p99:?}, max {:?}", took[SWITCHES - 1]);
+        reader.found().unwrap();
         orders.iter().for_each(|order| plane.apply(order).unwrap());
+        assert!(!reader.changed(), "these are ours");
+        rig.inside.shell(&format!("bridge fdb replace {GUEST} dev vx0 dst {} self static", rig.b.end));
+        assert!(reader.changed(), "another has changed what is ours");
+        plane.apply(&orders[1]).unwrap();
+        plane.apply(&[Order::Set(rig.entry(Hop::Here(None)))]).unwrap();
+        plane.apply(&[Order::Remove(GUEST)]).unwrap();
+        plane.apply(&orders[1]).unwrap();
+        assert!(!reader.changed(), "whatever it is");
         rig.inside.shell("bridge fdb add 02:00:00:00:00:66 dev vx0 dst 172.30.0.9 self static");
         assert!(reader.changed(), "another's are");
         assert_eq!(rig.who(), "a");

@@ -1,7 +1,7 @@
 //! Following the controller, for ever: join, read the table and what changes, say once a second how we are.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -42,8 +42,18 @@ pub(super) struct Link {
     away: watch::Sender<Option<String>>,
     claims: Semaphore,
     releases: Releases,
+    /// Whose addresses they are; known when they are followed.
+    guests: OnceLock<Weak<Guests>>,
     /// One tells at a time: a release that is told late must not end a claim that came after it.
     telling: tokio::sync::Mutex<()>,
+}
+
+/// What came of telling that an address is given up.
+enum Released {
+    /// It is not ours.
+    Settled,
+    /// It is of another generation, or another's.
+    Fenced,
 }
 
 /// Why a session with the controller is over.
@@ -73,6 +83,7 @@ impl Link {
             away,
             claims: Semaphore::new(CLAIMS_MAX),
             releases: Releases::open(releases),
+            guests: OnceLock::new(),
             telling: tokio::sync::Mutex::default(),
         }
     }
@@ -85,10 +96,25 @@ impl Link {
         }
     }
 
-    pub(super) async fn claim(&self, claim: &Claim) -> Result<Generation, ClientError> {
-        self.tell(Some(claim.address.mac)).await?;
+    /// An answer that is lost leaves open whether the address is ours. That is noted, and the guest it was for is on
+    /// record until then: what it does not get to own is given back.
+    pub(super) async fn claim(self: &Arc<Self>, claim: &Claim) -> Result<Generation, ClientError> {
+        let mac = claim.address.mac;
+        let doubt = Release { mac, generation: None };
+        self.tell(Some(mac)).await?;
         let _turn = self.claims.acquire().await;
-        let accepted = self.client.claim(claim).await?;
+        let accepted = match self.client.claim(claim).await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if may_be_done(&error) {
+                    self.note_release(doubt).await;
+                }
+                return Err(error);
+            }
+        };
+        if self.releases.list(Some(mac)).contains(&doubt) {
+            self.settled(doubt).await;
+        }
         let placed = accepted.route.map(|route| route.placement.generation);
         placed.ok_or_else(|| ClientError::Protocol {
             endpoint: self.client.endpoint().to_string(),
@@ -96,33 +122,86 @@ impl Link {
         })
     }
 
-    pub(super) async fn release(self: &Arc<Self>, mac: Mac, generation: Generation) {
-        let (link, release) = (self.clone(), Release { mac, generation });
-        let kept = tokio::task::spawn_blocking(move || link.releases.add(release)).await;
-        if let Ok(Err(error)) = kept {
-            tracing::error!(%mac, %error, "an address that was given up is forgotten if this daemon ends now");
-        }
+    /// Without a generation: whichever it is ours since, if it is.
+    pub(super) async fn release(self: &Arc<Self>, mac: Mac, generation: Option<Generation>) {
+        self.note_release(Release { mac, generation }).await;
         // What cannot be told now is told later.
         let _ = timeout(BEAT_LIMIT, self.tell(Some(mac))).await;
     }
 
-    /// Tells the releases that wait, of one address or all. A no settles them as well: it is not ours any more.
-    async fn tell(&self, mac: Option<Mac>) -> Result<(), ClientError> {
+    /// Tells the releases that wait, of one address or all.
+    async fn tell(self: &Arc<Self>, mac: Option<Mac>) -> Result<(), ClientError> {
         if self.releases.list(mac).is_empty() {
             return Ok(());
         }
         let _alone = self.telling.lock().await;
         for release in self.releases.list(mac) {
-            match self.client.release(&release.mac.to_string(), release.generation).await {
-                Ok(_) => {}
-                Err(error) if matches!(error.code(), Some(ErrorCode::Fenced | ErrorCode::NotFound)) => {}
-                Err(error) => return Err(error),
-            }
-            if let Err(error) = self.releases.remove(release) {
-                tracing::warn!(mac = %release.mac, %error, "a release that was told is told once more some day");
+            let Some(generation) = release.generation else {
+                if self.tell_doubtful(release.mac).await? {
+                    self.settled(release).await;
+                }
+                continue;
+            };
+            match self.released(release.mac, generation).await? {
+                Released::Settled => self.settled(release).await,
+                // Of another generation. It may be ours since that one, if an answer was lost.
+                Released::Fenced => {
+                    let doubt = Release { generation: None, ..release };
+                    self.on_disk(move |releases| releases.replace(release, doubt)).await;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Releases what was claimed for no guest. Whether that is settled: as long as a guest has the MAC, it is not.
+    async fn tell_doubtful(&self, mac: Mac) -> Result<bool, ClientError> {
+        let guests = self.guests.get().and_then(Weak::upgrade);
+        let is_in_use = || guests.as_ref().is_none_or(|guests| guests.have(mac));
+        if is_in_use() {
+            return Ok(false);
+        }
+        let placement = match self.client.route(&mac.to_string()).await {
+            Ok(route) => route.placement,
+            Err(error) if error.code() == Some(ErrorCode::NotFound) => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        if placement.host != self.name {
+            return Ok(true);
+        }
+        // A guest that takes the MAC after this look claims it after this release.
+        if is_in_use() {
+            return Ok(false);
+        }
+        Ok(matches!(self.released(mac, placement.generation).await?, Released::Settled))
+    }
+
+    /// A no settles it as well: it is not ours any more.
+    async fn released(&self, mac: Mac, generation: Generation) -> Result<Released, ClientError> {
+        match self.client.release(&mac.to_string(), generation).await {
+            Ok(_) => Ok(Released::Settled),
+            Err(error) => match error.code() {
+                Some(ErrorCode::NotFound | ErrorCode::Forbidden) => Ok(Released::Settled),
+                Some(ErrorCode::Fenced) => Ok(Released::Fenced),
+                _ => Err(error),
+            },
+        }
+    }
+
+    async fn note_release(self: &Arc<Self>, release: Release) {
+        self.on_disk(move |releases| releases.add(release)).await;
+    }
+
+    async fn settled(self: &Arc<Self>, release: Release) {
+        self.on_disk(move |releases| releases.remove(release)).await;
+    }
+
+    /// Changes the list of releases. What cannot be kept counts until the daemon ends.
+    async fn on_disk(self: &Arc<Self>, change: impl FnOnce(&Releases) -> std::io::Result<()> + Send + 'static) {
+        let link = self.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || change(&link.releases)).await {
+            tracing::error!(%error, "addresses that are to be given up are not on disk as they are known here");
+        }
     }
 
     /// Before there is a table nothing is known.
@@ -175,14 +254,14 @@ impl Link {
     }
 
     /// One session: until it is over.
-    async fn session(&self, guests: &Weak<Guests>) -> Lost {
+    async fn session(self: &Arc<Self>, guests: &Weak<Guests>) -> Lost {
         if let Err(error) = self.client.join(&self.name, &self.join).await {
             return error.into();
         }
         tokio::select! {
             lost = self.watch(guests) => lost,
             lost = self.beat() => lost,
-            () = self.tell_on() => Lost::Ended,
+            () = self.tell_on(guests) => Lost::Ended,
         }
     }
 
@@ -244,12 +323,28 @@ impl Link {
         }
     }
 
-    /// Tells what is to be told, again and again.
-    async fn tell_on(&self) {
+    /// Tells what is to be told, again and again, and has guests of which the address is nobody's look: a claim that failed is
+    /// made again.
+    async fn tell_on(self: &Arc<Self>, guests: &Weak<Guests>) {
         loop {
             let _ = self.tell(None).await;
             tokio::time::sleep(BEAT).await;
+            guests.upgrade().iter().for_each(|guests| guests.check_owners(|mac| self.is_nobodys(mac)));
         }
+    }
+
+    /// By the table as it is known here; nothing is before there is one.
+    fn is_nobodys(&self, mac: Mac) -> bool {
+        self.replica().as_ref().is_some_and(|table| table.route(mac).is_none())
+    }
+}
+
+/// Whether a request that failed so may have been carried out: not if it was never sent, or was refused.
+fn may_be_done(error: &ClientError) -> bool {
+    match error {
+        ClientError::Unreachable { .. } => false,
+        ClientError::Refused { status, .. } => *status >= 500,
+        _ => true,
     }
 }
 
@@ -264,10 +359,11 @@ fn concerned(change: &Change) -> Option<Mac> {
 
 /// Follows the controller and comes back to it, with pauses that grow while it cannot be reached.
 pub(super) async fn follow(link: Arc<Link>, guests: Weak<Guests>) {
+    let guests = link.guests.get_or_init(|| guests);
     let mut pause = PAUSE_MIN;
     loop {
         let began = Instant::now();
-        let lost = link.session(&guests).await;
+        let lost = link.session(guests).await;
         link.note(Some(sentence(&lost)));
         pause = next_pause(pause, began.elapsed());
         tokio::time::sleep(pause).await;

@@ -1,8 +1,9 @@
 //! This host's data plane, kept as the table says by a thread of its own: planes block.
 
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use roam_sdn::model::{Mac, Name, Revision, Update};
 use roam_sdn::plane::{Keeper, PlaneError, PlaneStatus, Planes, Ports, kernel};
@@ -10,6 +11,9 @@ use roam_sdn::table::Table;
 
 use crate::host::OpenError;
 use crate::sentence::sentence;
+
+/// How soon a plane is tried again that cannot be kept yet.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The way to the thread, which ends with it.
 pub(super) struct Mirror {
@@ -100,9 +104,21 @@ impl Mirror {
 
 impl Hand {
     fn run(mut self, jobs: &Receiver<Job>) {
-        while let Ok(job) = jobs.recv() {
-            self.follow(job);
+        loop {
+            let job = match self.waits_for_plane() {
+                true => jobs.recv_timeout(PAUSE),
+                false => jobs.recv().map_err(RecvTimeoutError::from),
+            };
+            match job {
+                Ok(job) => self.follow(job),
+                Err(RecvTimeoutError::Timeout) => self.begin(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
         }
+    }
+
+    fn waits_for_plane(&self) -> bool {
+        self.devices.is_some() && self.table.is_some() && lock(&self.state).keeper.is_none()
     }
 
     /// A plane that does not obey is brought up by its keeper, which also says so.
@@ -138,7 +154,7 @@ impl Hand {
         lock(&self.state).followed = self.table.as_ref().map(Table::revision);
     }
 
-    /// Begins to keep the plane, with the first table. One that cannot be prepared is opened anew with what comes next.
+    /// Begins to keep the plane, with the first table. One that cannot be prepared is opened anew after a while.
     fn begin(&mut self) {
         let (Some(devices), Some(table)) = (&self.devices, &self.table) else { return };
         let opened = self.planes.take().map_or_else(|| planes(devices), Ok);

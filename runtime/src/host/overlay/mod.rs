@@ -90,9 +90,7 @@ impl Overlay {
 
     /// Gives a guest's address up: now, or as soon as the controller can be told.
     pub(super) async fn release(&self, record: &Record) {
-        if let Some(generation) = record.generation {
-            self.link.release(record.network.mac, generation).await;
-        }
+        self.link.release(record.network.mac, record.generation).await;
     }
 
     /// Whose a guest's address is, as far as is known here.

@@ -1,4 +1,5 @@
-//! Addresses that were given up while the controller could not be told. Kept on disk until it has been.
+//! Addresses that were given up while the controller could not be told, or that may have been claimed for nobody. Kept
+//! on disk until it has been told.
 
 use std::fs;
 use std::io;
@@ -18,7 +19,9 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Release {
     pub(super) mac: Mac,
-    pub(super) generation: Generation,
+    /// The one that ends. `None` if it is not known whether the address is ours, and since which: a claim was sent, and
+    /// its answer was lost.
+    pub(super) generation: Option<Generation>,
 }
 
 /// Those that are still to be told, as on disk. Its methods wait for that.
@@ -55,6 +58,14 @@ impl Releases {
         Ok(())
     }
 
+    /// Has another in the place of one.
+    pub(super) fn replace(&self, release: Release, by: Release) -> io::Result<()> {
+        let mut pending = self.pending();
+        pending.retain(|it| *it != release && *it != by);
+        pending.push(by);
+        self.keep(&pending)
+    }
+
     pub(super) fn remove(&self, release: Release) -> io::Result<()> {
         let mut pending = self.pending();
         pending.retain(|it| *it != release);
@@ -82,8 +93,10 @@ mod tests {
     #[test]
     fn what_is_to_be_told_outlives_the_daemon() {
         let path = std::env::temp_dir().join(format!("roam-releases-{}", std::process::id()));
-        let release =
-            |last, generation| Release { mac: Mac([2, 0, 0, 0, 0, last]), generation: Generation(generation) };
+        let release = |last, generation: u64| {
+            let generation = (generation > 0).then_some(Generation(generation));
+            Release { mac: Mac([2, 0, 0, 0, 0, last]), generation }
+        };
         let releases = Releases::open(path.clone());
         for one in [release(1, 1), release(2, 5), release(1, 1), release(1, 7)] {
             releases.add(one).unwrap();
@@ -91,6 +104,12 @@ mod tests {
         assert_eq!(releases.list(Some(Mac([2, 0, 0, 0, 0, 1]))), [release(1, 1), release(1, 7)]);
         releases.remove(release(1, 1)).unwrap();
         assert_eq!(Releases::open(path.clone()).list(None), [release(2, 5), release(1, 7)]);
+        for _ in 0..2 {
+            releases.replace(release(1, 7), release(1, 0)).unwrap();
+        }
+        assert_eq!(Releases::open(path.clone()).list(None), [release(2, 5), release(1, 0)]);
+        fs::write(&path, r#"[{"mac":"02:00:00:00:00:01","generation":7}]"#).unwrap();
+        assert_eq!(Releases::open(path.clone()).list(None), [release(1, 7)]);
         fs::write(&path, "[{").unwrap();
         assert_eq!(Releases::open(path.clone()).list(None), []);
         fs::remove_file(&path).unwrap();

@@ -1,7 +1,6 @@
 //! The side that reads the plane.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::mem;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{NetlinkHeader, Parseable};
@@ -11,7 +10,7 @@ use netlink_packet_route::neighbour::{NeighbourHeader, NeighbourMessage};
 
 use super::devices::{self, Devices};
 use super::generation::Generations;
-use super::message::{BROADCAST, OF_TUNNEL, Seen, UNKNOWN, all_entries, all_neighbours, is_fixed, mac_of};
+use super::message::{BROADCAST, Seen, UNKNOWN, all_entries, all_neighbours};
 use super::rules::{self, Rules};
 use super::shared::{Shared, Trace};
 use super::socket::{Link, News};
@@ -158,7 +157,7 @@ impl Parts {
 impl Reader for Eye {
     fn found(&mut self) -> Result<Found, PlaneError> {
         // Whatever was told of until now is about to be read.
-        mem::take(&mut self.shared.lock().touched);
+        self.shared.lock().forwards.retain(|_, forward| forward.is_some());
         let _ = self.news.drain(&mut |_, _| ());
         let (devices, mut unprepared) = Devices::find(&mut self.link, &self.config)?;
         let prepared = self.shared.lock().devices;
@@ -180,23 +179,25 @@ impl Reader for Eye {
     fn changed(&mut self) -> bool {
         let Some(devices) = self.shared.lock().devices else { return true };
         let port = self.shared.port;
-        let (mut changed, mut suspects) = (false, Vec::new());
+        let (mut changed, mut last) = (false, HashMap::new());
         let lost = self.news.drain(&mut |header, body| {
             if header.port_number != port {
                 match Told::read(devices, header, body) {
                     Told::Nothing => {}
                     Told::Change => changed = true,
-                    Told::Entry(mac) => suspects.push(mac),
+                    // What came before it is over, whoever did it.
+                    Told::Entry(seen, gone) => drop(last.insert((seen.mac, seen.of_tunnel, seen.vlan), (seen, gone))),
                 }
             }
         });
         let known = self.shared.lock();
-        changed || lost || suspects.iter().any(|mac| !known.touched.contains(mac))
+        changed || lost || last.values().any(|(seen, gone)| !known.is_ordered(devices, seen, *gone))
     }
 }
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
+const RTM_DELNEIGH: u16 = 29;
 
 /// What a notification tells.
 enum Told {
@@ -204,8 +205,8 @@ enum Told {
     Nothing,
     /// Somebody else has changed something.
     Change,
-    /// Somebody has changed a forwarding entry: we or others.
-    Entry(Mac),
+    /// A forwarding entry is so, or gone: by us or others.
+    Entry(Seen, bool),
 }
 
 impl Told {
@@ -217,14 +218,14 @@ impl Told {
             return change(LinkHeader::parse(body).map_or(true, ours));
         }
         let Ok(message) = NeighbourMessage::parse(body) else { return Self::Change };
-        let NeighbourHeader { ifindex, family, state, flags, .. } = message.header;
+        let NeighbourHeader { ifindex, family, .. } = message.header;
         if family != AddressFamily::Bridge {
             // The kernel's own changes, learnt neighbours, name no sender.
             return change(ifindex == devices.bridge && header.port_number != 0);
         }
-        let of_tunnel = ifindex == devices.tunnel && flags.contains(OF_TUNNEL);
-        match mac_of(&message) {
-            Some(mac) if of_tunnel || is_fixed(state.into()) => Self::Entry(mac),
+        match Seen::of(&message) {
+            Some(seen) if seen.of_tunnel && ifindex != devices.tunnel => Self::Nothing,
+            Some(seen) if seen.of_tunnel || seen.fixed => Self::Entry(seen, header.message_type == RTM_DELNEIGH),
             _ => Self::Nothing,
         }
     }

@@ -78,6 +78,7 @@ impl Hand {
     /// The bridge's entry on a port of this node. One that is gone, or not in a bridge yet, is like none.
     fn deliver(&mut self, mac: Mac, port: &str) -> Result<(), PlaneError> {
         let Some(index) = devices::index_of(&mut self.link, port)? else { return Ok(()) };
+        self.shared.lock().expect_at(mac, index);
         let message = RouteNetlinkMessage::NewNeighbour(entry(mac, index, OF_BRIDGE, None));
         match self.link.change(message, REPLACE) {
             Err(error) if is_one_of(&error, &[Errno::ENODEV, Errno::EOPNOTSUPP]) => Ok(()),
@@ -248,11 +249,7 @@ impl Plane for Hand {
             return Ok(());
         }
         let devices = self.devices()?;
-        self.shared.lock().touched.extend(orders.iter().filter_map(|order| match order {
-            Order::Set(entry) => Some(entry.mac),
-            Order::Remove(mac) => Some(*mac),
-            Order::Ends(_) => None,
-        }));
+        self.shared.lock().expect(orders);
         let mut rest = Vec::new();
         for order in orders {
             let Some((mac, end)) = self.only_switches(order) else {

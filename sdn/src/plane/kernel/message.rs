@@ -81,10 +81,15 @@ impl Seen {
     /// `None` of what has no Ethernet address.
     pub(super) fn read(message: RouteNetlinkMessage) -> Option<Self> {
         let RouteNetlinkMessage::NewNeighbour(message) = message else { return None };
+        Self::of(&message)
+    }
+
+    /// The same of a notification, of whichever kind.
+    pub(super) fn of(message: &NeighbourMessage) -> Option<Self> {
         let (state, flags) = (u16::from(message.header.state), message.header.flags);
         let mut seen = Self {
             device: message.header.ifindex,
-            mac: mac_of(&message)?,
+            mac: mac_of(message)?,
             ip: None,
             permanent: state & NUD_PERMANENT != 0,
             fixed: is_fixed(state),
@@ -104,7 +109,7 @@ impl Seen {
 }
 
 /// The Ethernet address that a message is about.
-pub(super) fn mac_of(message: &NeighbourMessage) -> Option<Mac> {
+fn mac_of(message: &NeighbourMessage) -> Option<Mac> {
     message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::LinkLayerAddress(bytes) => <[u8; 6]>::try_from(&bytes[..]).ok().map(Mac),
         _ => None,
@@ -112,7 +117,7 @@ pub(super) fn mac_of(message: &NeighbourMessage) -> Option<Mac> {
 }
 
 /// Whether an entry is static, as we make them, and not the address of a device.
-pub(super) fn is_fixed(state: u16) -> bool {
+fn is_fixed(state: u16) -> bool {
     state & NUD_NOARP != 0 && state & NUD_PERMANENT == 0
 }
 
