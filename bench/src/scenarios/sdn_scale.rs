@@ -159,7 +159,7 @@ fn timed<R>(times_ns: &mut Vec<u64>, work: impl FnOnce() -> R) -> R {
 
 fn controller(run: &Run, store: Box<dyn Store>, hosts: &[Name]) -> Result<Results> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().context("no tokio runtime")?;
-    let config = Config { node: "gateway".parse()?, vtep: None, lost_after: LOST_AFTER };
+    let config = Config { node: "gateway".parse()?, vtep: None, lost_after: LOST_AFTER, own: Vec::new() };
     runtime.block_on(async {
         let controller = Controller::open(config, store, None, None).await?;
         let mut choice = Choice(run.seed);

@@ -11,7 +11,8 @@ use nix::sys::stat::{Mode, umask};
 use roam_sdn::Controller;
 use roam_sdn::controller::{Config, FrontPlane, LOST_AFTER};
 use roam_sdn::front::Nftables;
-use roam_sdn::plane::{Planes, kernel, ovs};
+use roam_sdn::model::Kind;
+use roam_sdn::plane::{PlaneClaim, Planes, kernel, ovs};
 use roam_sdn::store::RedbStore;
 use serde::Deserialize;
 
@@ -139,7 +140,7 @@ impl Settings {
             tcp: daemon::tcp(self.listen, self.tls_dir)?,
         };
         Ok(Plan {
-            config: Config { node, vtep: self.vtep, lost_after },
+            config: Config { node, vtep: self.vtep, lost_after, own: own_addresses()? },
             plane,
             tunnel: daemon::check_device("--tunnel", self.tunnel.unwrap_or_else(|| "vx0".into()))?,
             ovs_management: self.ovs_management.unwrap_or_else(management),
@@ -172,6 +173,10 @@ async fn serve(plan: Plan) -> Result<ExitCode> {
         fs::create_dir_all(dir).with_context(|| format!("{} cannot be used", dir.display()))?;
     }
     let store = RedbStore::open(&plan.state_dir.join("table.redb"))?;
+    let _claim = match plan.plane {
+        Plane::None => None,
+        Plane::Kernel | Plane::Ovs => Some(PlaneClaim::take(&plan.bridge)?),
+    };
     let (planes, fronts) = planes(&plan)?;
     let controller = Controller::open(plan.config, Box::new(store), planes, fronts).await?;
     let limits = Limits { requests_per_s: REQUESTS_PER_S, requests_burst: REQUESTS_BURST, ..Limits::default() };
@@ -192,10 +197,21 @@ async fn serve(plan: Plan) -> Result<ExitCode> {
 type Fronts = Box<dyn FrontPlane>;
 
 /// What carries frames on this node, and what lets clients in.
+/// The addresses of this node, but for those that no other can have anyway.
+fn own_addresses() -> Result<Vec<IpAddr>> {
+    let devices = nix::ifaddrs::getifaddrs().context("the addresses of this node cannot be read")?;
+    let addresses = devices.filter_map(|device| {
+        let address = device.address?;
+        let four = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
+        four.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::from(address.ip())))
+    });
+    Ok(addresses.filter(|address| !address.is_loopback()).collect())
+}
+
 fn planes(plan: &Plan) -> Result<(Option<Planes>, Option<Fronts>)> {
     let tunnel = plan.tunnel.clone();
     let planes = match plan.plane {
-        Plane::Kernel => kernel::open(kernel::Config { tunnel, bridge: plan.bridge.clone() })?,
+        Plane::Kernel => kernel::open(kernel::Config { tunnel, bridge: plan.bridge.clone(), kind: Kind::Gateway })?,
         Plane::Ovs => ovs::open(ovs::Config { management: plan.ovs_management.clone(), tunnel })?,
         Plane::None => return Ok((None, None)),
     };

@@ -26,7 +26,9 @@ fn code(error: &ControllerError) -> ErrorCode {
         ControllerError::NotKept(store) if matches!(**store, StoreError::Full(_)) => ErrorCode::DiskFull,
         ControllerError::NotKept(_) | ControllerError::Counters(_) | ControllerError::Closing => ErrorCode::Unavailable,
         ControllerError::NoSuch(_) => ErrorCode::NotFound,
-        ControllerError::Ambiguous(_) => ErrorCode::Conflict,
+        ControllerError::Ambiguous(_) | ControllerError::OwnNode(_) | ControllerError::OwnAddress(_) => {
+            ErrorCode::Conflict
+        }
     }
 }
 

@@ -84,7 +84,7 @@ impl Namespace {
     pub fn addresses(&self, device: &str, addresses: &[&str]) -> Result<(), LabError> {
         for address in addresses {
             let nodad = if address.contains(':') { " nodad" } else { "" };
-            self.ip(&format!("address add {address} dev {device}{nodad}"))?;
+            self.ip(&format!("address replace {address} dev {device}{nodad}"))?;
         }
         self.quiet_up(device)
     }

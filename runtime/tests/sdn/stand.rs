@@ -60,7 +60,7 @@ impl Stand {
     fn at(directory: Directory, tcp: Option<(SocketAddr, Arc<ServerConfig>)>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let socket = directory.path().join("sdn.sock");
-        let config = Config { node: "gateway".parse().unwrap(), vtep: None, lost_after: LIMIT };
+        let config = Config { node: "gateway".parse().unwrap(), vtep: None, lost_after: LIMIT, own: Vec::new() };
         let store = Box::new(MemoryStore::default());
         let controller = runtime.block_on(Controller::open(config, store, None, None)).unwrap();
         let listen = Listen { socket: socket.clone(), socket_group: None, tcp };

@@ -93,14 +93,14 @@ fn succeed(inner: &Inner, updates: &[Update], batch: Vec<Job>) {
 fn fail(inner: &Inner, error: StoreError, store: &mut dyn Store, batch: Vec<Job>, jobs: &Receiver<Job>) {
     let text = in_full(&error);
     tracing::error!(error = text, "changes are taken back: they cannot be kept on disk");
-    if matches!(error, StoreError::Conflict { .. }) {
-        match store.load() {
-            Ok(table) => {
-                inner.feed.restart(table.revision());
-                *inner.committed() = table;
-            }
-            Err(error) => tracing::error!(error = in_full(&error), "the table cannot be read"),
+    // Whatever it says, what was to be committed may be on disk; and after a conflict somebody else's is.
+    match store.load() {
+        Ok(table) if table != *inner.committed() => {
+            inner.feed.restart(table.revision());
+            *inner.committed() = table;
         }
+        Ok(_) => {}
+        Err(error) => tracing::error!(error = in_full(&error), "the table cannot be read"),
     }
     let waiting: Vec<Job> = {
         let mut live = inner.live();

@@ -1,5 +1,6 @@
 //! What a controller says no with.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::model::Name;
@@ -22,6 +23,12 @@ pub enum ControllerError {
     /// Several addresses are called so.
     #[error("several addresses are called {0}; say which by its MAC or IP")]
     Ambiguous(Name),
+    /// It is the controller's own node.
+    #[error("{0} is the controller's own node and stays; stop the controller instead")]
+    OwnNode(Name),
+    /// It is an address of the controller's own node.
+    #[error("{0} is an address of the controller's own node; choose another")]
+    OwnAddress(IpAddr),
     /// It cannot be told what passed.
     #[error("the counters cannot be read")]
     Counters(#[source] Arc<PlaneError>),

@@ -46,6 +46,8 @@ pub struct Config {
     pub vtep: Option<IpAddr>,
     /// How long a host may be silent before it is called lost.
     pub lost_after: Duration,
+    /// Addresses that its node has itself, and that so nobody can claim.
+    pub own: Vec<IpAddr>,
 }
 
 /// Opens doors for clients outside the overlay, on the controller's node.
@@ -133,6 +135,9 @@ impl Controller {
 
     /// A node goes.
     pub async fn leave(&self, host: Name) -> Result<Accepted, ControllerError> {
+        if host == self.inner.config.node && self.inner.config.vtep.is_some() {
+            return Err(ControllerError::OwnNode(host));
+        }
         let left = self.submit(&Event::Left { host: host.clone() }, None).await?;
         self.inner.presence().forget(&host);
         Ok(left)
@@ -155,6 +160,9 @@ impl Controller {
         held: Option<Generation>,
     ) -> Result<Accepted, ControllerError> {
         let mac = address.mac;
+        if let Some(own) = address.ips().find(|ip| self.inner.config.own.contains(ip)) {
+            return Err(ControllerError::OwnAddress(own));
+        }
         self.submit(&Event::Claimed { address, host, held, at_ms: now_ms() }, Some(mac)).await
     }
 

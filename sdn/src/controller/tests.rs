@@ -22,7 +22,7 @@ fn address() -> Address {
 }
 
 fn config() -> Config {
-    Config { node: name("gate"), vtep: Some(vtep(254)), lost_after: LOST_AFTER }
+    Config { node: name("gate"), vtep: Some(vtep(254)), lost_after: LOST_AFTER, own: vec![[10, 90, 255, 254].into()] }
 }
 
 /// Keeps nothing while it is told to fail.
@@ -92,6 +92,15 @@ async fn an_address_moves_and_everybody_hears() {
         assert_eq!(controller.find(text).unwrap().placement.host, name("b"), "{text}");
     }
     assert!(matches!(controller.find("other"), Err(ControllerError::NoSuch(_))));
+}
+
+#[tokio::test]
+async fn the_controllers_own_node_stays_and_keeps_its_address() {
+    let trial = Trial::default();
+    let controller = with_hosts(MemoryStore::default(), &trial).await;
+    assert!(matches!(controller.leave(name("gate")).await, Err(ControllerError::OwnNode(_))));
+    let own = Address { ip: Some([10, 90, 255, 254].into()), ..address() };
+    assert!(matches!(controller.claim(own, name("a"), None).await, Err(ControllerError::OwnAddress(_))));
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@
 //! | passing on (trombone) | nftables `fwd`, ingress of the tunnel | a flow back into the tunnel |
 //! | counters | nftables sets | flow statistics |
 
+mod claim;
 mod error;
 mod keeper;
 pub mod kernel;
@@ -26,6 +27,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use claim::PlaneClaim;
 pub use error::PlaneError;
 pub use keeper::{Keeper, PlaneStatus};
 pub use state::{Drift, Ends, Entry, Found, Hop, Order, Ports, State};

@@ -177,7 +177,12 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, redb::Error>) -> Res
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(redb::Error::Io(error))) if full(&error) => Err(StoreError::Full(path.to_path_buf())),
-        Ok(Err(redb::Error::Io(source))) if source.kind() != io::ErrorKind::InvalidData => Err(io_error(path)(source)),
+        // A file that was cut short ends too early.
+        Ok(Err(redb::Error::Io(source)))
+            if ![io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof].contains(&source.kind()) =>
+        {
+            Err(io_error(path)(source))
+        }
         Ok(Err(redb::Error::DatabaseAlreadyOpen)) => Err(StoreError::Locked(path.to_path_buf())),
         Ok(Err(error)) => Err(damaged(error.to_string())),
         Err(_panic) => Err(damaged("an assertion of the database failed".into())),

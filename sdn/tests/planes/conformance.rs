@@ -103,8 +103,12 @@ pub(crate) fn passes_on(build: Build) {
         rig.a.inside.run(|| {
             let gateways = BTreeSet::from([rig.underlay.end(254)]);
             let ends = Order::Ends(Ends { all: gateways.clone(), unknown: gateways });
-            let (mut host, mut reader) =
-                kernel::open(kernel::Config { tunnel: "vx0".into(), bridge: "br0".into() }).unwrap();
+            let (mut host, mut reader) = kernel::open(kernel::Config {
+                tunnel: "vx0".into(),
+                bridge: "br0".into(),
+                kind: roam_sdn::model::Kind::Host,
+            })
+            .unwrap();
             host.prepare().unwrap();
             let mut entry = rig.at(&rig.b);
             entry.relay = true;

@@ -17,7 +17,7 @@ pub(crate) struct Kernel {
 }
 
 fn config() -> kernel::Config {
-    kernel::Config { tunnel: "vx0".into(), bridge: "br0".into() }
+    kernel::Config { tunnel: "vx0".into(), bridge: "br0".into(), kind: roam_sdn::model::Kind::Gateway }
 }
 
 pub(crate) fn build(inside: &Namespace, underlay: Underlay) -> Option<Box<dyn Gateway>> {
@@ -80,7 +80,15 @@ impl Gateway for Kernel {
 }
 
 fn opened(inside: &Namespace, tunnel: &str) -> Result<(), PlaneError> {
-    inside.run(|| kernel::open(kernel::Config { tunnel: tunnel.into(), bridge: "br0".into() })?.0.prepare())
+    inside.run(|| {
+        kernel::open(kernel::Config {
+            tunnel: tunnel.into(),
+            bridge: "br0".into(),
+            kind: roam_sdn::model::Kind::Gateway,
+        })?
+        .0
+        .prepare()
+    })
 }
 
 #[test]

@@ -70,7 +70,11 @@ impl Gateway {
     /// Opens the plane. Only in the gateway's namespace.
     pub(super) fn planes(&self) -> Result<Planes, PlaneError> {
         match &self.switch {
-            None => kernel::open(kernel::Config { tunnel: "vx0".into(), bridge: "br0".into() }),
+            None => kernel::open(kernel::Config {
+                tunnel: "vx0".into(),
+                bridge: "br0".into(),
+                kind: roam_sdn::model::Kind::Gateway,
+            }),
             Some(switch) => ovs::open(ovs::Config { management: switch.file("br0.mgmt"), tunnel: "vx0".into() }),
         }
     }

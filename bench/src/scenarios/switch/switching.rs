@@ -55,7 +55,8 @@ pub(super) fn applies(rig: &Rig, count: usize) -> Result<Vec<u64>> {
 pub(super) fn run(rig: &Rig, run: &Run, round: u32, epoch: Instant, begin: &AtomicBool) -> Result<Switched> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().context("no tokio runtime")?;
     let store = RedbStore::open(&rig.scratch.path().join(format!("sdn-{round}.redb")))?;
-    let config = Config { node: "gateway".parse()?, vtep: Some(GATEWAY_END.into()), lost_after: LOST_AFTER };
+    let config =
+        Config { node: "gateway".parse()?, vtep: Some(GATEWAY_END.into()), lost_after: LOST_AFTER, own: Vec::new() };
     runtime.block_on(async {
         let planes = rig.gateway.planes().context("no data plane")?;
         let controller = Controller::open(config, Box::new(store), Some(planes), None).await?;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use roam_sdn::model::{Mac, Name, Revision, Update};
+use roam_sdn::model::{Kind, Mac, Name, Revision, Update};
 use roam_sdn::plane::{Keeper, PlaneError, PlaneStatus, Planes, Ports, kernel};
 use roam_sdn::table::Table;
 
@@ -174,7 +174,7 @@ impl Hand {
 }
 
 fn planes((tunnel, bridge): &(String, String)) -> Result<Planes, PlaneError> {
-    kernel::open(kernel::Config { tunnel: tunnel.clone(), bridge: bridge.clone() })
+    kernel::open(kernel::Config { tunnel: tunnel.clone(), bridge: bridge.clone(), kind: Kind::Host })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -4,12 +4,14 @@ use std::io;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 use nix::errno::Errno;
 
 use super::socket::Link;
 use super::{Config, refused};
+use crate::model::Kind;
 use crate::plane::PlaneError;
 
 /// The devices' numbers.
@@ -30,6 +32,8 @@ struct Device {
     port_learns: bool,
     /// The bridge answers ARP and NS in place of this port.
     answers: bool,
+    up: bool,
+    address: Option<Vec<u8>>,
 }
 
 impl Devices {
@@ -58,10 +62,16 @@ impl Devices {
             let how = format!("is not in {bridge_name}; plug it in: `ip link set {tunnel_name} master {bridge_name}`");
             return Err(wrong(tunnel_name, how));
         }
+        let answered = match config.kind {
+            Kind::Gateway => format!("{bridge_name} did not answer ARP for {tunnel_name} (neigh_suppress)"),
+            Kind::Host => format!("{bridge_name} answered ARP for {tunnel_name} (neigh_suppress)"),
+        };
         let settings = [
             (tunnel.tunnel_learns, format!("{tunnel_name} learnt where addresses are")),
             (tunnel.port_learns, format!("{bridge_name} learnt from {tunnel_name} where addresses are")),
-            (!tunnel.answers, format!("{bridge_name} did not answer ARP for {tunnel_name} (neigh_suppress)")),
+            (tunnel.answers != answers(config), answered),
+            (!tunnel.up, format!("{tunnel_name} was down")),
+            (!bridge.up, format!("{bridge_name} was down")),
         ];
         let unprepared = settings.into_iter().filter_map(|(wrong, how)| wrong.then_some(how)).collect();
         Ok((Self { tunnel: tunnel.index, bridge: bridge.index }, unprepared))
@@ -71,7 +81,7 @@ impl Devices {
     pub(super) fn set(self, link: &mut Link, config: &Config) -> Result<(), PlaneError> {
         let tunnel =
             [LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(vec![InfoVxlan::Learning(false)]))];
-        let port = vec![InfoBridgePort::Learning(false), InfoBridgePort::NeighSupress(true)];
+        let port = vec![InfoBridgePort::Learning(false), InfoBridgePort::NeighSupress(answers(config))];
         let port = [LinkInfo::PortKind(InfoPortKind::Bridge), LinkInfo::PortData(InfoPortData::BridgePort(port))];
         for info in [tunnel, port] {
             let mut message = LinkMessage::default();
@@ -80,8 +90,44 @@ impl Devices {
             link.change(RouteNetlinkMessage::NewLink(message), 0)
                 .map_err(|error| refused(error, || format!("set up {}", config.tunnel)))?;
         }
+        self.pin(link, config)?;
+        for (index, name) in [(self.bridge, &config.bridge), (self.tunnel, &config.tunnel)] {
+            let mut message = LinkMessage::default();
+            message.header.index = index;
+            message.header.flags = LinkFlags::Up;
+            message.header.change_mask = LinkFlags::Up;
+            link.change(RouteNetlinkMessage::NewLink(message), 0)
+                .map_err(|error| refused(error, || format!("bring up {name}")))?;
+        }
         Ok(())
     }
+
+    /// A bridge that was given no address takes the lowest of its ports' and forgets its neighbours, the permanent ones as
+    /// well, each time that changes. So it is given the one it has.
+    fn pin(self, link: &mut Link, config: &Config) -> Result<(), PlaneError> {
+        let Some(address) = Device::look(link, &config.bridge)?.and_then(|bridge| bridge.address) else {
+            return Ok(());
+        };
+        let mut message = LinkMessage::default();
+        message.header.index = self.bridge;
+        message.attributes.push(LinkAttribute::Address(address));
+        link.change(RouteNetlinkMessage::NewLink(message), 0)
+            .map_err(|error| refused(error, || format!("keep the address of {}", config.bridge)))
+    }
+}
+
+/// Only a gateway's bridge answers in the name of addresses: it would keep announcements from leaving a host.
+fn answers(config: &Config) -> bool {
+    config.kind == Kind::Gateway
+}
+
+/// Spares a port frames to addresses that the bridge does not know.
+pub(super) fn spare(link: &mut Link, index: u32) -> io::Result<()> {
+    let port = LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::UnicastFlood(false)]));
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::PortKind(InfoPortKind::Bridge), port]));
+    link.change(RouteNetlinkMessage::NewLink(message), 0)
 }
 
 /// The number of a device, if there is one of that name.
@@ -117,10 +163,13 @@ impl Device {
             tunnel_learns: false,
             port_learns: false,
             answers: false,
+            up: message.header.flags.contains(LinkFlags::Up),
+            address: None,
         };
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::Controller(index) => device.bridge = Some(*index),
+                LinkAttribute::Address(address) => device.address = Some(address.clone()),
                 LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| device.read_info(info)),
                 _ => {}
             }

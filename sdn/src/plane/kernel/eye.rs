@@ -15,7 +15,7 @@ use super::rules::{self, Rules};
 use super::shared::{Shared, Trace};
 use super::socket::{Link, News};
 use super::{Config, refused};
-use crate::model::Mac;
+use crate::model::{Kind, Mac};
 use crate::plane::{Counters, Ends, Entry, Found, Hop, PlaneError, Reader, State};
 
 /// An entry of which a part is missing leads there: no table has such an end.
@@ -114,7 +114,7 @@ impl Eye {
                 continue;
             }
             let port = parts.port.and_then(|port| ports.get(&port).cloned().flatten());
-            let hop = if counted == (true, true) { parts.hop(port) } else { NOWHERE };
+            let hop = if counted == (true, true) { parts.hop(port, self.config.kind) } else { NOWHERE };
             let (ip, ip6) = parts.ips();
             entries.insert(mac, Entry { mac, ip, ip6, hop, relay });
             if parts.port.is_some() || !parts.ips.is_empty() {
@@ -132,9 +132,10 @@ impl Parts {
         self.tunnel.is_none() && self.bridge.is_none() && self.ips.is_empty() && counted == (false, false) && !relay
     }
 
-    fn hop(&self, port: Option<String>) -> Hop {
+    fn hop(&self, port: Option<String>, kind: Kind) -> Hop {
         match (self.tunnel, self.bridge, self.port) {
-            (Some(Some(end)), Some(true), None) => Hop::Tunnel(end),
+            (Some(Some(end)), Some(true), None) if kind == Kind::Gateway => Hop::Tunnel(end),
+            (Some(Some(end)), None, None) if kind == Kind::Host => Hop::Tunnel(end),
             (None, None, None) => Hop::Here(None),
             (None, None, Some(_)) => Hop::Here(port),
             _ => NOWHERE,

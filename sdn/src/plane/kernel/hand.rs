@@ -14,7 +14,7 @@ use super::rules::{self, Elements};
 use super::shared::{Shared, Trace};
 use super::socket::Link;
 use super::{Config, refused};
-use crate::model::Mac;
+use crate::model::{Kind, Mac};
 use crate::plane::{Ends, Entry, Hop, Order, Plane, PlaneError};
 
 pub(super) struct Hand {
@@ -42,7 +42,11 @@ impl Hand {
 
     /// The switch: VXLAN and bridge entry in one message.
     fn switch(&mut self, devices: Devices, mac: Mac, end: IpAddr) -> Result<(), PlaneError> {
-        let message = entry(mac, devices.tunnel, OF_TUNNEL | OF_BRIDGE, Some(end));
+        let tables = match self.config.kind {
+            Kind::Gateway => OF_TUNNEL | OF_BRIDGE,
+            Kind::Host => OF_TUNNEL,
+        };
+        let message = entry(mac, devices.tunnel, tables, Some(end));
         self.add(message, REPLACE, || format!("send frames to {mac} to {end}"))
     }
 
@@ -54,9 +58,15 @@ impl Hand {
                 let message = entry(mac, devices.tunnel, OF_TUNNEL, Some(*end));
                 self.add(message, REPLACE, || format!("send frames to {mac} to {end}"))
             }
-            Hop::Tunnel(end) => self.switch(devices, mac, *end),
-            Hop::Here(Some(port)) => self.deliver(mac, port).map(drop),
-            Hop::Here(None) => Ok(()),
+            Hop::Tunnel(end) => {
+                self.switch(devices, mac, *end)?;
+                self.leave_ports(devices, mac)
+            }
+            // As long as frames are passed on they need the end to which.
+            Hop::Here(port) if self.ordered.get(&mac).is_some_and(|before| before.relay) => {
+                port.as_ref().map_or(Ok(()), |port| self.deliver(mac, port))
+            }
+            Hop::Here(port) => self.receive(devices, mac, port.as_deref()),
         }
     }
 
@@ -64,15 +74,31 @@ impl Hand {
     fn finish(&mut self, devices: Devices, wanted: &Entry) -> Result<(), PlaneError> {
         let mac = wanted.mac;
         match &wanted.hop {
-            Hop::Tunnel(end) if wanted.relay => self.switch(devices, mac, *end)?,
-            Hop::Tunnel(_) => {}
-            Hop::Here(port) => {
-                self.withdraw(devices, mac)?;
-                let port = port.as_ref().map(|port| devices::index_of(&mut self.link, port)).transpose()?.flatten();
-                self.clear_port(mac, port)?;
+            Hop::Tunnel(end) if wanted.relay => {
+                self.switch(devices, mac, *end)?;
+                self.leave_ports(devices, mac)?;
             }
+            Hop::Tunnel(_) => {}
+            Hop::Here(port) => self.receive(devices, mac, port.as_deref())?,
         }
         self.neighbours(devices, wanted)
+    }
+
+    /// The address is this node's, at that port if any.
+    fn receive(&mut self, devices: Devices, mac: Mac, port: Option<&str>) -> Result<(), PlaneError> {
+        port.map_or(Ok(()), |port| self.deliver(mac, port))?;
+        self.withdraw(devices, mac)?;
+        let port = port.map(|port| devices::index_of(&mut self.link, port)).transpose()?.flatten();
+        self.clear_port(mac, port)
+    }
+
+    /// The address is beyond the tunnel. A gateway's entry has moved there; a host's goes.
+    fn leave_ports(&mut self, devices: Devices, mac: Mac) -> Result<(), PlaneError> {
+        if self.config.kind == Kind::Gateway {
+            return Ok(());
+        }
+        self.delete(entry(mac, devices.tunnel, OF_BRIDGE, None), || format!("have frames to {mac} received"))?;
+        self.clear_port(mac, None)
     }
 
     /// The bridge's entry on a port of this node. One that is gone, or not in a bridge yet, is like none.
@@ -80,7 +106,11 @@ impl Hand {
         let Some(index) = devices::index_of(&mut self.link, port)? else { return Ok(()) };
         self.shared.lock().expect_at(mac, index);
         let message = RouteNetlinkMessage::NewNeighbour(entry(mac, index, OF_BRIDGE, None));
-        match self.link.change(message, REPLACE) {
+        let done = self.link.change(message, REPLACE).and_then(|()| match self.config.kind {
+            Kind::Gateway => Ok(()),
+            Kind::Host => devices::spare(&mut self.link, index),
+        });
+        match done {
             Err(error) if is_one_of(&error, &[Errno::ENODEV, Errno::EOPNOTSUPP]) => Ok(()),
             done => done.map_err(|error| refused(error, || format!("send frames to {mac} to {port}"))),
         }

@@ -19,6 +19,7 @@ use std::io;
 use nix::errno::Errno;
 
 use super::{PlaneError, Planes};
+use crate::model::Kind;
 use eye::Eye;
 use generation::Generations;
 use hand::Hand;
@@ -32,6 +33,14 @@ pub struct Config {
     pub tunnel: String,
     /// The bridge it is in, for example `br0`.
     pub bridge: String,
+    /// What the node is for.
+    ///
+    /// A gateway's bridge knows of each address that it is beyond the tunnel, and answers who asks for it. A host's does
+    /// not: what comes out of a host's tunnel is for one of its ports, whether the host has heard of a move yet or not,
+    /// and an entry that says otherwise would have the bridge drop it. So an address may move before its new host knows.
+    /// What a host sends to addresses elsewhere is unknown to its bridge, and goes to the tunnel, which knows; its guests'
+    /// ports are spared it, for each has an entry of its own. Questions go to all, and so do announcements.
+    pub kind: Kind,
 }
 
 /// Connects to the kernel. Nothing is changed, nor are the devices looked at, before [`Plane::prepare`].
