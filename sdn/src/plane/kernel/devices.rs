@@ -90,7 +90,6 @@ impl Devices {
             link.change(RouteNetlinkMessage::NewLink(message), 0)
                 .map_err(|error| refused(error, || format!("set up {}", config.tunnel)))?;
         }
-        self.pin(link, config)?;
         for (index, name) in [(self.bridge, &config.bridge), (self.tunnel, &config.tunnel)] {
             let mut message = LinkMessage::default();
             message.header.index = index;
@@ -103,8 +102,8 @@ impl Devices {
     }
 
     /// A bridge that was given no address takes the lowest of its ports' and forgets its neighbours, the permanent ones as
-    /// well, each time that changes. So it is given the one it has.
-    fn pin(self, link: &mut Link, config: &Config) -> Result<(), PlaneError> {
+    /// well, each time that changes. So it is given the one it has; which makes it forget them, too, once.
+    pub(super) fn pin(self, link: &mut Link, config: &Config) -> Result<(), PlaneError> {
         let Some(address) = Device::look(link, &config.bridge)?.and_then(|bridge| bridge.address) else {
             return Ok(());
         };

@@ -25,11 +25,13 @@ pub(super) struct Hand {
     ordered: HashMap<Mac, Entry>,
     /// Whose an IP address is: of two orders that hand one on, the later one must not lose it.
     owners: HashMap<IpAddr, Mac>,
+    /// The bridge keeps its address.
+    pinned: bool,
 }
 
 impl Hand {
     pub(super) fn new(config: Config, link: Link, shared: Shared) -> Self {
-        Self { config, link, shared, ordered: HashMap::new(), owners: HashMap::new() }
+        Self { config, link, shared, ordered: HashMap::new(), owners: HashMap::new(), pinned: false }
     }
 
     fn devices(&mut self) -> Result<Devices, PlaneError> {
@@ -266,6 +268,10 @@ impl Plane for Hand {
     fn prepare(&mut self) -> Result<(), PlaneError> {
         let (devices, _) = Devices::find(&mut self.link, &self.config)?;
         devices.set(&mut self.link, &self.config)?;
+        if !self.pinned {
+            devices.pin(&mut self.link, &self.config)?;
+            self.pinned = true;
+        }
         if rules::read(&self.config)?.is_none() {
             rules::make(&self.config)?;
             self.ordered.clear();
