@@ -81,14 +81,26 @@ async fn start_once(shared: &Arc<Shared>, record: &Record) -> Result<Arc<Worker>
         log_old.as_fd(),
         files.end.as_fd(),
     ];
-    let spawning = worker::spawn(Spawn {
-        program: &shared.config.worker_program,
-        launch: &launch,
-        descriptors: &descriptors,
-        stderr: &files.stderr,
-        cgroup: Some(&cgroup),
-        limit: START_LIMIT,
-    });
+    let spawn = || {
+        worker::spawn(Spawn {
+            program: &shared.config.worker_program,
+            launch: &launch,
+            descriptors: &descriptors,
+            stderr: &files.stderr,
+            cgroup: Some(&cgroup),
+            limit: START_LIMIT,
+        })
+    };
+    // One that was ended without a word, as somebody with the right to kill may do, has done nothing yet: another may.
+    let spawning = async {
+        match spawn().await {
+            Err(SpawnError::Died { status, said }) if said.is_empty() => {
+                tracing::warn!(guest = %spec.name, ?status, "the worker ended without a word; it is started once more");
+                spawn().await
+            }
+            spawned => spawned,
+        }
+    };
     let linked = async { Ok::<_, HostError>(shared.links.wait_for_link(&record.network.tap).await?) };
     let (process, ()) = tokio::try_join!(async { Ok(spawning.await?) }, linked)?;
     let started_ms = now_ms();
