@@ -12,14 +12,14 @@
 //!
 //! A frame never leaves by the port it came in by unless a flow says so by name; so nothing circles between tunnels.
 //! Adding a flow of the same match replaces it at once and hands its counters on: a switch is one flow-mod, a barrier,
-//! and the emptying of the switch's cache ([`control`]). What is unclaimed is sent to the gateways *and* switched as
+//! and the emptying of the switch's cache (`control`). What is unclaimed is sent to the gateways *and* switched as
 //! NORMAL has learned, because a flow cannot ask whether NORMAL knew it: the price is a copy, not a loss.
 //!
 //! The eye tells our flows by place (table, priority, match), cookie and steps; a flow in another place of the two tables
 //! is foreign and is deleted by [`prepare`](super::Plane::prepare).
 //!
-//! In reading order: [`wire`] (messages), [`flows`] (what a state is in flows, and back), [`connection`], [`control`],
-//! [`hand`], [`eye`].
+//! In reading order: `wire` (messages), `flows` (what a state is in flows, and back), `connection`, `control`,
+//! `hand`, `eye`.
 
 mod connection;
 mod control;
