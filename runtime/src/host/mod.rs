@@ -182,7 +182,12 @@ impl Host {
         let dir = self.inner.shared.layout.guest(guest.id);
         let opened = tokio::task::spawn_blocking(move || LogReader::open(&dir, query.tail)).await;
         let reader = opened.map_err(|_ending| HostError::Closing)?.map_err(HostError::io("opening a log"))?;
-        Ok(logs::lines(reader, query.follow.then(|| guest.watch())))
+        let lines = logs::lines(reader, query.follow.then(|| guest.watch()));
+        Ok(match query.tail {
+            // A guest that writes meanwhile adds none.
+            Some(tail) if !query.follow => Box::pin(lines.take(usize::try_from(tail).unwrap_or(usize::MAX))),
+            _ => lines,
+        })
     }
 
     /// All modules.
