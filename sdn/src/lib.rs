@@ -26,7 +26,7 @@ pub mod front;
 pub mod model;
 mod nft;
 pub mod plane;
-mod sentence;
+pub mod sentence;
 pub mod store;
 pub mod table;
 

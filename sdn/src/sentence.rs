@@ -3,7 +3,7 @@
 use std::error::Error;
 
 /// An error and its sources in one line.
-pub(crate) fn in_full(error: &dyn Error) -> String {
+pub fn in_full(error: &dyn Error) -> String {
     let (mut line, mut cause) = (error.to_string(), error.source());
     while let Some(error) = cause {
         line = format!("{line}: {error}");

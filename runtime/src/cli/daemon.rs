@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::libc::SIGXFSZ;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Group};
 use rustls::ServerConfig;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -104,8 +106,24 @@ pub(super) fn notify(state: &str) -> std::io::Result<()> {
     UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
 }
 
+/// Serves what the settings came to; those that make no sense end it with 2.
+pub(super) fn run<P>(plan: Result<P>, serve: impl AsyncFnOnce(P) -> Result<ExitCode>) -> Result<ExitCode> {
+    let plan = match plan {
+        Ok(plan) => plan,
+        Err(error) => {
+            eprintln!("roam: {error:#}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    // What the daemon makes is nobody else's, unless it says so.
+    umask(Mode::from_bits_truncate(0o077));
+    raise_descriptors();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads to run on")?;
+    runtime.block_on(serve(plan))
+}
+
 /// Each guest and each connection takes some; the usual soft limit of 1024 is for programs that use select(2).
-pub(super) fn raise_descriptors() {
+fn raise_descriptors() {
     let raised =
         getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {

@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use nix::sys::stat::{Mode, umask};
 use roam_sdn::Controller;
 use roam_sdn::controller::{Config, FrontPlane, LOST_AFTER};
 use roam_sdn::front::Nftables;
@@ -153,18 +152,7 @@ impl Settings {
 }
 
 pub(super) fn run(settings: Settings) -> Result<ExitCode> {
-    let plan = match settings.check() {
-        Ok(plan) => plan,
-        Err(error) => {
-            eprintln!("roam: {error:#}");
-            return Ok(ExitCode::from(2));
-        }
-    };
-    // What the daemon makes is nobody else's, unless it says so.
-    umask(Mode::from_bits_truncate(0o077));
-    daemon::raise_descriptors();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads to run on")?;
-    runtime.block_on(serve(plan))
+    daemon::run(settings.check(), serve)
 }
 
 async fn serve(plan: Plan) -> Result<ExitCode> {
