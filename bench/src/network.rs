@@ -133,6 +133,29 @@ impl Network {
     }
 }
 
+/// Datagrams that came in that namespace when a socket was full, so far: the benchmark's own losses.
+pub(crate) fn socket_drops(namespace: &Namespace) -> Result<u64> {
+    let read = |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}"));
+    let (ipv4, ipv6) = namespace.run(|| (read("snmp"), read("snmp6")))?;
+    let ipv4 = buffer_errors(&ipv4.context("cannot read the network's counters")?);
+    // Where there is no IPv6 there is no such file.
+    let ipv6 = ipv6.ok().and_then(|text| buffer_errors6(&text)).unwrap_or(0);
+    Ok(ipv4.context("the network's counters have no RcvbufErrors")? + ipv6)
+}
+
+/// `RcvbufErrors` of UDP in the text of `/proc/net/snmp`: a line of names, then one of numbers.
+fn buffer_errors(text: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let at = names.split_ascii_whitespace().position(|name| name == "RcvbufErrors")?;
+    values.split_ascii_whitespace().nth(at)?.parse().ok()
+}
+
+/// The same in the text of `/proc/net/snmp6`: a name and a number a line.
+fn buffer_errors6(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("Udp6RcvbufErrors"))?.trim().parse().ok()
+}
+
 /// A directory only we can enter, removed in the end.
 pub(crate) struct Scratch(PathBuf);
 
@@ -171,5 +194,13 @@ mod tests {
         assert_eq!(distinct(&Seat::mac_text), SEATS_MAX);
         assert_eq!(seats[3].mac_text(), "02:00:00:90:00:03");
         assert_eq!(seats[250].at("4", 7).to_string(), "10.90.2.1:7");
+    }
+
+    #[test]
+    fn drops_of_sockets_are_read() {
+        let text = "Ip: Forwarding\nIp: 1\nUdp: InDatagrams NoPorts RcvbufErrors\nUdp: 7 0 3\nUdpLite: X\nUdpLite: 0\n";
+        assert_eq!(buffer_errors(text), Some(3));
+        assert_eq!(buffer_errors6("Udp6InErrors 4\nUdp6RcvbufErrors    \t3\n"), Some(3));
+        assert_eq!(buffer_errors("Udp: InDatagrams\nUdp: 7\n"), None);
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
+use roam_runtime::load::units::bits_per_second;
 use serde_json::{Map, Value as Json, json};
 
 /// A parameter a scenario takes.
@@ -25,6 +26,10 @@ pub(crate) enum Kind {
     Count(u64, u64),
     /// A number of seconds from and to, both included.
     Seconds(f64, f64),
+    /// So many bytes from and to, both included; `256MiB`.
+    Bytes(u64, u64),
+    /// Bits per second, as `100Mbit`, or `unlimited`.
+    Link,
     /// Requests per second, or `max`: as many as are answered.
     Rate,
     /// One of these words.
@@ -41,6 +46,8 @@ impl std::fmt::Display for Kind {
         match self {
             Self::Count(least, most) => write!(f, "{least} to {most}"),
             Self::Seconds(least, most) => write!(f, "{least} to {most} seconds"),
+            Self::Bytes(least, most) => write!(f, "{least} to {most} bytes, as 64MiB"),
+            Self::Link => f.write_str("unlimited, or bits per second, as 100Mbit"),
             Self::Rate => write!(f, "max, or a number per second up to {RATE_PER_S_MAX:e}"),
             Self::Choice(words) => f.write_str(&words.join("|")),
             Self::Subset(words) => write!(f, "one or more of {}", words.join(",")),
@@ -55,6 +62,8 @@ enum Value {
     Number(f64),
     /// `rate=max`.
     Max,
+    /// `link=unlimited`.
+    Unlimited,
     Word(&'static str),
     Words(Vec<&'static str>),
 }
@@ -65,6 +74,9 @@ impl Kind {
         match self {
             Self::Count(least, most) => text.parse().ok().filter(|n| (least..=most).contains(n)).map(Value::Count),
             Self::Seconds(least, most) => number().filter(|n| (least..=most).contains(n)).map(Value::Number),
+            Self::Bytes(least, most) => bytes(text).filter(|n| (least..=most).contains(n)).map(Value::Count),
+            Self::Link if text == "unlimited" => Some(Value::Unlimited),
+            Self::Link => bits_per_second(text).ok().filter(|bits| *bits >= 1.0).map(Value::Number),
             Self::Rate if text == "max" => Some(Value::Max),
             Self::Rate => number().filter(|n| *n > 0.0 && *n <= RATE_PER_S_MAX).map(Value::Number),
             Self::Choice(words) => words.iter().find(|word| **word == text).map(|word| Value::Word(word)),
@@ -124,6 +136,15 @@ impl Params {
         }
     }
 
+    /// Bits a second; `None` for `unlimited`.
+    pub(crate) fn link(&self, name: &str) -> Option<u64> {
+        match self.value(name) {
+            Value::Number(bits) => Some(*bits as u64),
+            Value::Unlimited => None,
+            other => panic!("{name} is {other:?}, not a link"),
+        }
+    }
+
     pub(crate) fn word(&self, name: &str) -> &'static str {
         match self.value(name) {
             Value::Word(word) => word,
@@ -144,6 +165,7 @@ impl Params {
             Value::Count(count) => json!(count),
             Value::Number(number) => json!(number),
             Value::Max => json!("max"),
+            Value::Unlimited => json!("unlimited"),
             Value::Word(word) => json!(word),
             Value::Words(words) => json!(words.join(",")),
         };
@@ -155,6 +177,14 @@ impl Params {
         let found = self.0.iter().find(|(found, _)| *found == name);
         &found.unwrap_or_else(|| panic!("{name} is not declared")).1
     }
+}
+
+/// A number of bytes, of KiB, MiB or GiB with that behind it.
+fn bytes(text: &str) -> Option<u64> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
+    let found = units.into_iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)));
+    let (digits, shift) = found.unwrap_or((text, 0));
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 fn check(param: &Param, text: &str) -> Result<Value> {
@@ -177,6 +207,8 @@ mod tests {
         Param { name: "seconds", default: "2", kind: Kind::Seconds(0.05, 60.0), help: "a round" },
         Param { name: "rate", default: "max", kind: Kind::Rate, help: "requests" },
         Param { name: "ip", default: "4", kind: Kind::Choice(&["4", "6"]), help: "version" },
+        Param { name: "memory", default: "2MiB", kind: Kind::Bytes(1 << 20, 1 << 30), help: "held" },
+        Param { name: "link", default: "unlimited", kind: Kind::Link, help: "of hosts" },
         Param { name: "engines", default: "a,b", kind: Kind::Subset(&["a", "b"]), help: "who" },
     ];
 
@@ -189,7 +221,10 @@ mod tests {
         let params = params(&[]).unwrap();
         assert_eq!(
             params.to_json(),
-            json!({"payload": 64, "seconds": 2.0, "rate": "max", "ip": "4", "engines": "a,b"})
+            json!({
+                "payload": 64, "seconds": 2.0, "rate": "max", "ip": "4", "memory": 2 << 20, "link": "unlimited",
+                "engines": "a,b",
+            })
         );
         assert_eq!((params.count("payload"), params.rate("rate"), params.word("ip")), (64, None, "4"));
     }
@@ -202,18 +237,22 @@ mod tests {
             (params.rate("rate"), params.word("ip"), params.words("engines")),
             (Some(2000.0), "6", &["a", "b"][..])
         );
+        let params = self::params(&["memory=64MiB", "link=100Mbit"]).unwrap();
+        assert_eq!((params.count("memory"), params.link("link")), (64 << 20, Some(100_000_000)));
     }
 
     #[test]
     fn what_there_is_not_is_answered_with_what_there_is() {
         let said = |setting: &str| params(&[setting]).unwrap_err().to_string();
-        assert!(said("speed=9").contains("payload, seconds, rate, ip, engines"));
+        assert!(said("speed=9").contains("payload, seconds, rate, ip, memory, link, engines"));
         assert!(said("payload").contains("name=value"));
         assert!(said("payload=8").contains("16 to 65507"));
         assert!(said("payload=-1").contains("16 to 65507"));
         assert!(said("seconds=nan").contains("0.05 to 60 seconds"));
         assert!(said("rate=0").contains("max"));
         assert!(said("ip=5").contains("4|6"));
+        assert!(said("memory=1TiB").contains("1048576 to 1073741824"));
+        assert!(said("link=fast").contains("100Mbit"));
         assert!(said("engines=a,c").contains("one or more of a,b"));
         assert!(said("engines=").contains("one or more of a,b"));
     }

@@ -187,6 +187,42 @@ fn sdn_scale() {
     assert_eq!(results(&records, "core", None, &[])["move_count"], 50);
 }
 
+/// A small guest moves once, and square beside it; nobody loses anything.
+#[test]
+fn migrate() {
+    let settings = [
+        "memory=4MiB",
+        "dirty_pages_per_ms=1",
+        "connections=3",
+        "requests_per_s=500",
+        "udp_per_s=200",
+        "settle_seconds=0.3",
+        "steady_seconds=0.5",
+        "pause_ms=50",
+    ];
+    for further in [&["ip=4"][..], &["ip=6", "plan=stop_and_copy", "link=100Mbit"]] {
+        let Some(records) = run("migrate", &[&settings, further].concat()) else { return };
+        assert_eq!(records.len(), 4);
+        for guest in ["kv", "square"] {
+            let times = ["blackout", "scan", "send", "apply", "grant", "first_poll", "route", "total", "silence"];
+            let times: Vec<String> = times.iter().map(|name| format!("{name}_us")).collect();
+            let counts = ["rounds", "bytes_on_wire", "frames_carried", "frames_forwarded", "steady_packets_per_s"];
+            let one: Vec<&str> = times.iter().map(String::as_str).chain(counts).collect();
+            results(&records, guest, Some(1), &one);
+            let all: Vec<String> =
+                times.iter().flat_map(|name| ["p50", "p99", "max"].map(|of| format!("{name}_{of}"))).collect();
+            let counted =
+                ["sent", "received", "reordered", "rtt_us_p99", "rounds_p50", "bytes_on_wire_max", "blackout_count"];
+            let all: Vec<&str> = all.iter().map(String::as_str).chain(counted).collect();
+            let results = results(&records, guest, None, &all);
+            assert_eq!((&results["migrations"], &results["migrations_failed"]), (&1.into(), &0.into()), "{results}");
+            for none in ["lost", "duplicated", "corrupted", "resets"] {
+                assert_eq!(results[none], 0, "{guest}: {results}");
+            }
+        }
+    }
+}
+
 /// A few switches under a little load: nobody answers whom they should not.
 fn switch(name: &str, engine: &str) {
     let settings = ["switches=20", "rate=1000", "applies=20", "pause_ms=20"];
@@ -230,9 +266,16 @@ fn switch_ovs() {
 #[test]
 fn people_get_a_list_and_a_table() {
     let listed = String::from_utf8(bench(&["list"]).stdout).unwrap();
-    for text in
-        ["datapath-udp: ", "datapath-tcp: ", "guest-start: ", "deploy: ", "density: ", "sdn-scale: ", "switch-ovs: "]
-    {
+    for text in [
+        "datapath-udp: ",
+        "datapath-tcp: ",
+        "guest-start: ",
+        "deploy: ",
+        "density: ",
+        "sdn-scale: ",
+        "switch-ovs: ",
+        "migrate: ",
+    ] {
         assert!(listed.contains(text), "{listed}");
     }
     let settings = ["--set", "seconds=0.1", "--set", "warmup_seconds=0", "--set", "engines=kernel"];

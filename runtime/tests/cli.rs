@@ -56,7 +56,7 @@ fn succeeded(dir: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 22] = [
     "cert",
     "completions",
     "demo",
@@ -68,6 +68,8 @@ const COMMANDS: [&str; 20] = [
     "load",
     "logs",
     "man",
+    "migrate",
+    "migrations",
     "modules",
     "ps",
     "rm",
@@ -239,6 +241,37 @@ fn what_makes_no_sense_to_route_and_front_is_said() {
     }
     let unreachable = failed(&dir.0, &[&["route", "watch"][..], &at].concat(), 3);
     assert!(unreachable.contains("/nowhere/sdn.sock"), "{unreachable}");
+}
+
+#[test]
+fn what_makes_no_sense_to_migrate_is_said() {
+    let dir = Dir::new("migrate");
+    let at = ["--from", "unix:/nowhere/api.sock"];
+    let cases: [(&[&str], i32, &str); 15] = [
+        (&["migrate", "kv"], 2, "--to"),
+        (&["migrate", "--to", "host-b"], 2, "<NAME>"),
+        (&["migrate", "kv", "--to", "Host B"], 2, "Host B"),
+        (&["migrate", "kv", "--to", "b", "--to", "c"], 2, "--to once"),
+        (&["migrate", "kv", "--to", "b", "--at", "somewhere"], 2, "somewhere"),
+        (&["migrate", "kv", "--to", "b", "--plan", "beam"], 2, "stop_and_copy"),
+        (&["migrate", "kv", "--to", "b", "--downtime", "1parsec"], 2, "5ms"),
+        (&["migrate", "kv", "--to", "b", "--downtime", "2min"], 2, "--downtime"),
+        (&["migrate", "kv", "--to", "b", "--bandwidth", "fast"], 2, "10Mbit"),
+        (&["migrate", "kv", "--to", "b"], 2, "roam lab up"),
+        (&["migrate", "kv", "--to", "b", "--from", "host-z"], 4, "no host `host-z`"),
+        (&["migrate", "--all"], 2, "--from"),
+        (&["migrate", "kv", "--all", "--from", "host-a"], 2, "--all"),
+        (&["migrations", "--cancel", "1", "--guest", "kv"], 2, "--guest"),
+        (&["migrations", "--host", "unix:/nowhere/api.sock"], 3, "/nowhere/api.sock"),
+    ];
+    for (arguments, code, says) in cases {
+        let error = failed(&dir.0, arguments, code);
+        assert!(error.contains(says), "{arguments:?}: {error}");
+    }
+    for arguments in [&["migrate", "kv", "--to", "b"][..], &["migrate", "--all"], &["migrate", "--all", "--to", "b"]] {
+        let error = failed(&dir.0, &[arguments, &at].concat(), 3);
+        assert!(error.contains("/nowhere/api.sock"), "{arguments:?}: {error}");
+    }
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! A guest as a state machine: same inputs, same outputs; and whatever a hostile guest does, the host goes on.
 
+#[path = "guest/saved.rs"]
+mod saved;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::OnceLock;
 

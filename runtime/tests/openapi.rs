@@ -9,7 +9,8 @@ use serde_json::Value;
 /// Set to write the file instead of comparing it.
 const WRITE: &str = "ROAM_WRITE_OPENAPI";
 
-const HOST: [&str; 15] = [
+const HOST: [&str; 20] = [
+    "cancel_migration",
     "create_guest",
     "delete_guest",
     "delete_module",
@@ -18,13 +19,17 @@ const HOST: [&str; 15] = [
     "health",
     "inspect_guest",
     "list_guests",
+    "list_migrations",
     "list_modules",
     "metrics",
+    "migrate_guest",
     "put_module",
     "read_module",
+    "show_migration",
     "start_guest",
     "stop_guest",
     "version",
+    "watch_migration",
 ];
 const CONTROLLER: [&str; 18] = [
     "claim_route",

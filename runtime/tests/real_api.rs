@@ -11,6 +11,8 @@ mod guests;
 mod http;
 #[path = "api/limits.rs"]
 mod limits;
+#[path = "api/migrations.rs"]
+mod migrations;
 #[path = "api/socket.rs"]
 mod socket;
 #[path = "api/stand.rs"]

@@ -3,234 +3,23 @@
 
 mod common;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use common::{Bed, LIMIT, ROAM, ask, echo_both_ways};
+use common::worker::{Deploy, Home, Up, block, compile, compile_within, outer_uid, until, up};
+use common::{Bed, LIMIT, ROAM};
 use nix::sys::signal::Signal;
-use roam_netstack::Cidr;
-use roam_runtime::api::{End, EndKind};
-use roam_runtime::engine::ModuleHash;
+use roam_runtime::api::EndKind;
 use roam_runtime::jail::{Cgroup, CgroupLimits};
 use roam_runtime::lab::Process;
 use roam_runtime::net::{Tap, TapOptions};
-use roam_runtime::worker::{
-    Control, Launch, LaunchError, LogReader, Spawn, SpawnError, Task, WorkerProcess, bind, open_log, read_end, spawn,
-};
+use roam_runtime::worker::{Control, LaunchError, LogReader, SpawnError, Task, WorkerProcess, read_end};
 use roam_runtime::{modules, worker};
-
-/// A guest's directory, as a daemon keeps it. It goes with the value, and with it the worker.
-struct Home {
-    directory: PathBuf,
-    pid: Option<u32>,
-}
-
-impl Home {
-    fn new() -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let directory = std::env::temp_dir().join(format!("roam-worker-{}-{number}", std::process::id()));
-        fs::create_dir_all(directory.join("root")).unwrap();
-        Self { directory, pid: None }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
-    }
-
-    fn file(&self, name: &str) -> File {
-        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.path(name)).unwrap()
-    }
-
-    fn end(&self) -> End {
-        read_end(&self.path("end.json")).unwrap().unwrap()
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        if let Some(process) = self.pid.and_then(|pid| WorkerProcess::open(pid).ok()) {
-            let _ = process.kill();
-        }
-        if std::thread::panicking() {
-            eprintln!("--- stderr of the worker\n{}---", fs::read_to_string(self.path("stderr")).unwrap_or_default());
-        }
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
-/// Everything a worker that serves is given.
-struct Deploy<'a> {
-    home: &'a Home,
-    artifact: File,
-    netstack: File,
-    tap: Tap,
-    launch: Launch,
-    cgroup: Option<&'a Cgroup>,
-}
-
-/// What compiled modules are kept in: each is compiled once for all tests.
-fn compiled(module: &[u8]) -> File {
-    let home = Home::new();
-    block(compile(&home, module, true)).unwrap();
-    File::open(home.path("artifact")).unwrap()
-}
-
-fn netstack() -> File {
-    static BYTES: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
-    let bytes = BYTES.get_or_init(|| {
-        let home = Home::new();
-        block(compile(&home, modules::NETSTACK, false)).unwrap();
-        fs::read(home.path("artifact")).unwrap()
-    });
-    let home = Home::new();
-    fs::write(home.path("netstack"), bytes).unwrap();
-    File::open(home.path("netstack")).unwrap()
-}
-
-async fn compile(home: &Home, module: &[u8], guest: bool) -> Result<WorkerProcess, SpawnError> {
-    compile_within(home, module, guest, None).await
-}
-
-async fn compile_within(
-    home: &Home,
-    module: &[u8],
-    guest: bool,
-    cgroup: Option<&Cgroup>,
-) -> Result<WorkerProcess, SpawnError> {
-    fs::write(home.path("source"), module).unwrap();
-    let source = File::open(home.path("source")).unwrap();
-    let artifact = home.file("artifact");
-    let root = home.path("root").to_str().unwrap().to_owned();
-    let launch = Launch { task: Task::Compile { guest }, root, uid: outer_uid(1), leashed: false };
-    spawn(Spawn {
-        program: Path::new(ROAM),
-        launch: &launch,
-        descriptors: &[source.as_fd(), artifact.as_fd()],
-        stderr: &home.file("stderr"),
-        cgroup,
-        limit: LIMIT,
-    })
-    .await
-}
-
-/// Where this process is nobody special it cannot be somebody else.
-fn outer_uid(number: u8) -> Option<u32> {
-    let whole = fs::read_to_string("/proc/self/uid_map").unwrap().contains("4294967295");
-    (whole && nix::unistd::geteuid().is_root()).then(|| 0x7000_0000 + u32::from(number))
-}
-
-fn block<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
-}
-
-impl<'a> Deploy<'a> {
-    /// A guest at 10.90.0.`number` on tap`number`.
-    fn new(bed: &Bed, home: &'a Home, module: &[u8], number: u8) -> Self {
-        let name = format!("tap{number}");
-        // That of a worker that has just ended may still be there.
-        let mut tap = None;
-        until(|| {
-            let options = TapOptions { name: name.clone(), mtu: 1500 };
-            tap = bed.lab.host().run(|| Tap::open(&options)).unwrap().ok();
-            tap.is_some()
-        });
-        let tap = tap.unwrap();
-        bed.lab.host().plug(&name, "br0").unwrap();
-        Self::with_tap(tap, home, module, number)
-    }
-
-    fn with_tap(tap: Tap, home: &'a Home, module: &[u8], number: u8) -> Self {
-        let mut network = roam_netstack::Config::new([2, 0, 0, 0, 0, number]);
-        network.ipv4 = Some(Cidr { address: [10, 90, 0, number].into(), prefix: 24 });
-        network.segmentation = true;
-        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let task = Task::Serve {
-            name: "echo".into(),
-            id: format!("id-{number}"),
-            module: ModuleHash::of(module),
-            args: vec!["echo".into()],
-            env: Vec::new(),
-            network,
-            memory_bytes_max: 64 << 20,
-            poll_budget_us: 1_000_000,
-            busy_poll_us: 0,
-            seed: [number; 32],
-            epoch_ns: epoch.as_nanos() as i64,
-            tap_segments_udp: tap.segments_udp(),
-            log_half_bytes: 1 << 20,
-        };
-        let root = home.path("root").to_str().unwrap().to_owned();
-        let launch = Launch { task, root, uid: outer_uid(number), leashed: false };
-        Self { home, artifact: compiled(module), netstack: netstack(), tap, launch, cgroup: None }
-    }
-
-    async fn spawn(self) -> Result<WorkerProcess, SpawnError> {
-        let [newer, older] = open_log(&self.home.directory).unwrap();
-        let control = bind(&self.home.path("control.sock")).unwrap();
-        let (end, stderr) = (self.home.file("end.json"), self.home.file("stderr"));
-        let files: [&dyn AsFd; 7] = [&self.tap, &self.artifact, &self.netstack, &control, &newer, &older, &end];
-        spawn(Spawn {
-            program: Path::new(ROAM),
-            launch: &self.launch,
-            descriptors: &files.map(|file| file.as_fd()),
-            stderr: &stderr,
-            cgroup: self.cgroup,
-            limit: LIMIT,
-        })
-        .await
-    }
-}
-
-/// A guest that is up, and how to reach it.
-struct Up {
-    bed: Bed,
-    home: Home,
-    process: WorkerProcess,
-    ip: String,
-}
-
-/// Starts a guest in a lab of its own; `None` where there can be none.
-fn up(module: &[u8], change: impl FnOnce(&mut Task)) -> Option<Up> {
-    let bed = Bed::new()?;
-    worker::become_subreaper().unwrap();
-    let mut home = Home::new();
-    let mut deploy = Deploy::new(&bed, &home, module, 10);
-    change(&mut deploy.launch.task);
-    let process = block(deploy.spawn()).unwrap();
-    home.pid = Some(process.pid());
-    Some(Up { bed, home, process, ip: "10.90.0.10".into() })
-}
-
-impl Up {
-    async fn control(&self) -> Control {
-        Control::connect(&self.home.path("control.sock"), LIMIT).await.unwrap()
-    }
-
-    fn answers(&self) {
-        self.bed.lab.host().wait_for_link("tap10", LIMIT).unwrap();
-        ask(&self.bed.udp(&self.ip, 7), b"hello", b"hello");
-        echo_both_ways(&self.bed.connect(&self.ip, 7), 1 << 20);
-    }
-
-    fn log(&self) -> Vec<String> {
-        let entries = LogReader::open(&self.home.directory, None).unwrap().read().unwrap();
-        entries.into_iter().map(|entry| entry.text).collect()
-    }
-
-    /// Waits for the end; the exit code.
-    fn ended(&self) -> Option<i32> {
-        let ended = async { tokio::time::timeout(LIMIT, self.process.ended()).await };
-        block(ended).unwrap().unwrap().code()
-    }
-}
 
 /// A guest from text: `body` is `roam_poll`'s, which has `$now` and returns a deadline.
 fn guest(start: &str, body: &str) -> Vec<u8> {
@@ -520,7 +309,8 @@ fn from_outside_a_worker_is_seen_to_have_nothing() {
     // Nothing open but what it was given.
     for entry in fs::read_dir(proc.join("fd")).unwrap() {
         let target = fs::read_link(entry.unwrap().path()).unwrap().to_string_lossy().into_owned();
-        let known = ["/dev/null", "/dev/net/tun", "anon_inode:[eventfd]", "socket:[", "/memfd:"];
+        let known =
+            ["/dev/null", "/dev/net/tun", "anon_inode:[eventfd]", "anon_inode:[userfaultfd]", "socket:[", "/memfd:"];
         let given = std::env::temp_dir().join(format!("roam-worker-{}-", std::process::id()));
         let given = given.to_str().unwrap();
         assert!(known.iter().chain([&given]).any(|start| target.starts_with(start)), "{target}");
@@ -692,14 +482,6 @@ fn short_budget(task: &mut Task) {
 
 fn words(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-fn until(mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !done() {
-        assert!(Instant::now() < deadline, "not within {LIMIT:?}");
-        thread::sleep(Duration::from_millis(2));
-    }
 }
 
 /// Whether that process has its system call filters: it has all of the jail then.

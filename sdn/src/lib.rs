@@ -1,7 +1,7 @@
 //! Which host owns which address, and how the network is told.
 //!
 //! ```text
-//!  events ──> Table::step ──> updates ──> Store      on disk before anybody is answered
+//!  events ──> Table::step ──> updates ──> Store      on disk before anybody is answered, but for early moves
 //!             pure, no clock     │   └──> Feed       hosts and people follow
 //!                                └──> Keeper ──> Plane   kernel (VXLAN, bridge) or ovs (OpenFlow)
 //! ```
@@ -15,7 +15,8 @@
 //! 2. A claim of a generation that is over is refused, and so is one of an address that overlaps another's.
 //! 3. No clock decides who owns: a host that is silent is called lost and keeps what it has until somebody moves it.
 //! 4. The planes follow the table, never the other way round: what differs is drift, and is mended.
-//! 5. What was answered with success is on disk.
+//! 5. What was answered with success is on disk, but for a move that was answered early: a controller that may have
+//!    forgotten such a one is of another incarnation, and says so; see [`controller`].
 //!
 //! Deliberately absent: HTTP and certificates (`roam-runtime` serves a [`Controller`]), and elections: of several
 //! controllers on one store each is stopped by compare-and-swap, none by a lease.

@@ -44,6 +44,11 @@ impl GuestKind {
         Self::ALL.into_iter().find(|kind| kind.name == name).expect("the parameter was checked")
     }
 
+    /// What it is called.
+    pub(crate) fn name(self) -> &'static str {
+        self.name
+    }
+
     /// Its module.
     pub(crate) fn module(self) -> &'static [u8] {
         self.module

@@ -53,7 +53,7 @@ pub(super) fn serve(arguments: &Arguments) -> Result<()> {
     let (never, _held) = std::io::pipe()?;
     let busy_poll = Duration::from_micros(arguments.busy_poll_us);
     eprintln!("ready");
-    Edge::new(tap, EdgeOptions { busy_poll }).run(&mut services, &watchdog, never.as_fd(), |_| {})?;
+    Edge::new(tap, EdgeOptions { busy_poll }).run(&mut services, &watchdog, never.as_fd().into(), |_| {})?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@ mod density;
 mod deploy;
 mod first_reply;
 mod guest_start;
+mod migrate;
 mod sdn_scale;
 mod switch;
 
@@ -53,6 +54,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     guest_start::SCENARIO,
     deploy::SCENARIO,
     density::SCENARIO,
+    migrate::SCENARIO,
     sdn_scale::SCENARIO,
     switch::KERNEL,
     switch::OVS,

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use roam_sdn::controller::Config;
+use roam_sdn::controller::{Config, Move};
 use roam_sdn::model::{Address, Generation, Kind as Node, Update};
 use roam_sdn::plane::Ports;
 use roam_sdn::store::{MemoryStore, RedbStore, Store};
@@ -92,7 +92,7 @@ fn full_table(hosts: &[Name], addresses: usize) -> Result<Table> {
     for (number, host) in hosts.iter().enumerate() {
         let [.., high, low] = (number as u32 + 1).to_be_bytes();
         let vtep = Ipv4Addr::new(172, 30, high, low).into();
-        table.step(&Event::Joined { host: host.clone(), kind: Node::Host, vtep })?;
+        table.step(&Event::Joined { host: host.clone(), kind: Node::Host, vtep, migrate: None })?;
     }
     for number in 0..addresses {
         let host = hosts[number % hosts.len()].clone();
@@ -170,7 +170,7 @@ fn controller(run: &Run, store: Box<dyn Store>, hosts: &[Name]) -> Result<Result
             let placement = controller.find(&mac.to_string())?.placement;
             let to = choice.other(hosts, &placement.host).clone();
             let began = Instant::now();
-            let accepted = controller.move_to(mac, placement.generation, to, false).await?;
+            let accepted = controller.move_to(mac, Move::new(to, placement.generation)).await?;
             answered.push(began.elapsed().as_nanos() as u64);
             decided.push(accepted.plane_us * 1000);
             let generation = accepted.route.map(|route| route.placement.generation);

@@ -8,7 +8,7 @@ use roam_sdn::model::Generation;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{CidrText, GuestName, MacText};
+use super::{CidrText, GuestName, MacText, MigrationBrief};
 use crate::engine::ModuleHash;
 
 /// A guest to be deployed. What is left out is allocated by the host or has the default.
@@ -236,6 +236,10 @@ pub enum GuestState {
     /// Its address is another host's. It was ended at once, and stays so until an operator starts it and the controller
     /// grants its address anew.
     Fenced,
+    /// It comes from another host: its worker is there and waits for the right to poll.
+    Arriving,
+    /// It was being moved to another host, and is stopped until it is settled which of the two has it.
+    InDoubt,
 }
 
 /// How a guest ended.
@@ -324,6 +328,9 @@ pub struct GuestView {
     /// The generation it has its address since, where a controller says whose addresses are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<Generation>,
+    /// The migration it is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<MigrationBrief>,
 }
 
 #[cfg(test)]

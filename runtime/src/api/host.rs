@@ -113,6 +113,8 @@ pub enum ErrorCode {
     Conflict,
     /// The address is another host's, or of another generation: 409.
     Fenced,
+    /// The controller may have forgotten what the answer rests on: another host must be heard first: 409.
+    Unsettled,
     /// The body is over its limit: 413.
     TooLarge,
     /// It can be understood, but is not possible: 422.
@@ -138,7 +140,7 @@ impl ErrorCode {
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::TooSlow => 408,
-            Self::Conflict | Self::Fenced => 409,
+            Self::Conflict | Self::Fenced | Self::Unsettled => 409,
             Self::TooLarge => 413,
             Self::Invalid => 422,
             Self::StartFailed => 424,

@@ -8,12 +8,17 @@ mod address;
 pub mod client;
 mod guest;
 mod host;
+mod migration;
 pub mod sdn;
 mod stats;
 
 pub use address::{CidrText, Family as AddressFamily, derived_mac};
 pub use guest::{End, EndKind, GuestSpec, GuestState, GuestView, NetworkView, RestartPolicy, SpecError};
 pub use host::{ErrorBody, ErrorCode, Health, HostView, LogEntry, ModuleView, OverlayView};
+pub use migration::{
+    Direction, MIGRATION_PORT, MigrateRequest, MigrationBrief, MigrationEvent, MigrationProgress, MigrationReason,
+    MigrationReport, MigrationState, MigrationView,
+};
 pub use roam_sdn::{Mac as MacText, Name as GuestName, NameError};
 pub use stats::{GuestStats, PollTimes, SocketView};
 

@@ -22,12 +22,17 @@
 //!
 //! `{address}` is a MAC, an IP address, or the name, where only one address is called so.
 
+use std::net::{IpAddr, SocketAddr};
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-pub use roam_sdn::controller::{Accepted, ControllerStatus, Heartbeat, NodeView, RouteView, SwitchView, TableView};
+pub use roam_sdn::controller::{
+    Accepted, ControllerStatus, Heard, Heartbeat, Move, NodeView, RouteView, SwitchView, TableView,
+};
 pub use roam_sdn::model::{
-    Address, Change, Front, FrontKey, Generation, Host, Kind, Placement, Presence, Protocol, Revision, Route, Update,
+    Address, Change, Front, FrontKey, Generation, Host, Incarnation, Kind, Placement, Presence, Protocol, Revision,
+    Route, Update,
 };
 pub use roam_sdn::plane::{Counters, PlaneStatus};
 
@@ -36,7 +41,7 @@ use super::GuestName;
 /// TCP port of a controller when the URL names none.
 pub const PORT: u16 = 7444;
 
-/// A node joins, or has another address.
+/// A node joins, or has other addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Join {
@@ -44,7 +49,11 @@ pub struct Join {
     pub kind: Kind,
     /// Its end of the tunnels.
     #[schema(value_type = String, example = "172.30.0.1")]
-    pub vtep: std::net::IpAddr,
+    pub vtep: IpAddr,
+    /// Where it takes migrations; without, it takes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "172.30.0.1:7445")]
+    pub migrate: Option<SocketAddr>,
 }
 
 /// A host has an address.
@@ -61,33 +70,14 @@ pub struct Claim {
     pub held: Option<Generation>,
 }
 
-/// An address goes to another host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Move {
-    /// To whom.
-    #[schema(value_type = String)]
-    pub to: GuestName,
-    /// The generation that ends.
-    pub from: Generation,
-    /// Whether frames go on to the owner before, which passes them on, until it is settled.
-    #[serde(default)]
-    pub drain: bool,
-}
-
-/// Answer to a heartbeat.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Heard {
-    /// The table's revision.
-    pub revision: Revision,
-}
-
 /// What a controller is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ControllerView {
     /// The node it runs on.
     #[schema(value_type = String)]
     pub node: GuestName,
+    /// Which memory of it decides; another one after a start.
+    pub incarnation: Incarnation,
     /// The daemon's version.
     pub version: String,
     /// How long the daemon runs, milliseconds.

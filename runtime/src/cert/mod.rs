@@ -16,7 +16,7 @@ pub use authority::{Authority, Issue, Issued};
 pub use error::{CertError, explain};
 pub use files::TlsFiles;
 pub use identity::{Identity, Role};
-pub use tls::{client_config, server_config};
+pub use tls::{client_config, migration_configs, server_config};
 
 #[cfg(test)]
 mod tests;

@@ -17,9 +17,13 @@ use super::{CertError, Identity, Role, TlsFiles};
 
 /// For who connects to hosts: takes hosts' certificates only, and only of the name asked for.
 pub fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, CertError> {
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots(files)?, provider());
+    client_config_with(files, provider())
+}
+
+fn client_config_with(files: &TlsFiles, provider: Arc<CryptoProvider>) -> Result<Arc<ClientConfig>, CertError> {
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots(files)?, provider.clone());
     let inner = verifier.build().map_err(|source| CertError::Verifier { path: files.ca.clone(), source })?;
-    let config = ClientConfig::builder_with_provider(provider())
+    let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(HostsOnly { inner }))
@@ -29,9 +33,13 @@ pub fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, CertError> {
 
 /// For a host: a peer needs a certificate with a role.
 pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, CertError> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(files)?, provider());
+    server_config_with(files, provider())
+}
+
+fn server_config_with(files: &TlsFiles, provider: Arc<CryptoProvider>) -> Result<Arc<ServerConfig>, CertError> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(files)?, provider.clone());
     let inner = verifier.build().map_err(|source| CertError::Verifier { path: files.ca.clone(), source })?;
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(RolesOnly { inner }))
         .with_single_cert(files.chain()?, files.private_key()?)?;
@@ -39,6 +47,16 @@ pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, CertError> {
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     Ok(Arc::new(config))
+}
+
+/// For migrations between hosts, both sides: bulk data, so the fastest of the good ciphers alone.
+pub fn migration_configs(files: &TlsFiles) -> Result<(Arc<ClientConfig>, Arc<ServerConfig>), CertError> {
+    let fast = CryptoProvider {
+        cipher_suites: vec![ring::cipher_suite::TLS13_AES_128_GCM_SHA256],
+        ..ring::default_provider()
+    };
+    let fast = Arc::new(fast);
+    Ok((client_config_with(files, fast.clone())?, server_config_with(files, fast)?))
 }
 
 fn roots(files: &TlsFiles) -> Result<Arc<RootCertStore>, CertError> {

@@ -17,6 +17,8 @@ pub(super) const UNREACHABLE: u8 = 3;
 pub(super) const NOT_FOUND: u8 = 4;
 /// The host refused: a name or address is taken, a guest in the wrong state, no right to do it.
 pub(super) const REFUSED: u8 = 5;
+/// It is not known how it ended.
+pub(super) const UNSETTLED: u8 = 6;
 
 /// What the help of a command that speaks to hosts ends with.
 pub(super) const HELP: &str = "Exit codes: 0 done; 1 it failed; 2 usage; 3 a host cannot be reached; \
@@ -58,6 +60,18 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
+/// What was begun goes on, or has ended, out of sight: exit code 6.
+#[derive(Debug)]
+pub(super) struct Unsettled(pub(super) String);
+
+impl fmt::Display for Unsettled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unsettled {}
+
 /// Some of several things failed, each of which has been reported: the worst code.
 #[derive(Debug)]
 pub(super) struct Reported(pub(super) u8);
@@ -72,6 +86,10 @@ impl std::error::Error for Reported {}
 
 /// The code that goes with an error.
 pub(super) fn of(error: &anyhow::Error) -> u8 {
+    // A context of `anyhow` is no link of the chain by its type.
+    if error.is::<Unsettled>() {
+        return UNSETTLED;
+    }
     error.chain().find_map(code).unwrap_or(FAILED)
 }
 

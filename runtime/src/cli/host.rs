@@ -11,8 +11,8 @@ use roam_netstack::Cidr;
 use serde::Deserialize;
 
 use super::{daemon, units};
-use crate::api::CidrText;
 use crate::api::client::Endpoint;
+use crate::api::{CidrText, MIGRATION_PORT};
 use crate::cert::{Role, TlsFiles};
 use crate::host::{Host, HostConfig, OverlayConfig, Pool};
 use crate::serve::{Limits, Listen, Server};
@@ -70,7 +70,12 @@ pub(super) struct Settings {
     /// Also listen on TCP, for peers with certificates. Needs --tls-dir.
     #[arg(long, env = "ROAM_LISTEN", value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
-    /// Where ca.pem, host.pem and host.key are; `roam cert issue --role host --out` makes them.
+    /// Where guests from other hosts are taken in; port 7445 is usual. Needs --tls-dir [default: that port of --vtep,
+    /// where there are --vtep and --tls-dir].
+    #[arg(long, env = "ROAM_MIGRATE_LISTEN", value_name = "ADDRESS:PORT")]
+    migrate_listen: Option<SocketAddr>,
+    /// Where ca.pem, host.pem and host.key are; `roam cert issue --role host --out` makes them. Hosts that send guests to
+    /// each other need it.
     #[arg(long, env = "ROAM_TLS_DIR", value_name = "DIR")]
     tls_dir: Option<PathBuf>,
     /// A group whose members may use the unix socket, and so do everything [default: its owner only].
@@ -115,6 +120,7 @@ impl Settings {
             vtep: self.vtep.or(beneath.vtep),
             tunnel: self.tunnel.or(beneath.tunnel),
             listen: self.listen.or(beneath.listen),
+            migrate_listen: self.migrate_listen.or(beneath.migrate_listen),
             tls_dir: self.tls_dir.or(beneath.tls_dir),
             socket_group: self.socket_group.or(beneath.socket_group),
             ephemeral: self.ephemeral || beneath.ephemeral,
@@ -137,6 +143,7 @@ impl Settings {
             bail!("--log-size is {log_bytes_max} bytes; it must be from {LOG_BYTES_MIN} to {LOG_BYTES_MAX}");
         }
         let files = self.tls_dir.as_deref().map(|dir| TlsFiles::in_dir(dir, Role::Host));
+        let migrate = migrate_listen(self.migrate_listen, self.vtep, files.as_ref())?;
         let overlay = overlay(self.controller, self.vtep, self.tunnel, files.as_ref())?;
         let tcp = daemon::tcp(self.listen, self.tls_dir)?;
         let listen = Listen {
@@ -154,9 +161,26 @@ impl Settings {
             log_bytes_max,
             ephemeral: self.ephemeral,
             overlay,
+            tls: files,
+            migrate,
             worker_program: "/proc/self/exe".into(),
         };
         Ok(Plan { config, listen })
+    }
+}
+
+/// Where guests are taken in. Without certificates nowhere: hosts could not know each other.
+fn migrate_listen(
+    listen: Option<SocketAddr>,
+    vtep: Option<IpAddr>,
+    files: Option<&TlsFiles>,
+) -> Result<Option<SocketAddr>> {
+    match (listen, files) {
+        (Some(_), None) => {
+            bail!("--migrate-listen needs --tls-dir: guests are taken from hosts with certificates only")
+        }
+        (None, None) => Ok(None),
+        (listen, Some(_)) => Ok(listen.or(vtep.map(|vtep| SocketAddr::new(vtep, MIGRATION_PORT)))),
     }
 }
 
@@ -319,6 +343,7 @@ mod tests {
             ("name = 'a'\ncontroller = 'unix:/s'\nvtep = '172.30.0.1'\ntunnel = 'a b'", "--tunnel"),
             ("name = 'a'\ncontroller = 'sdn'\nvtep = '172.30.0.1'", "--controller"),
             ("name = 'a'\ncontroller = 'https://sdn'\nvtep = '172.30.0.1'", "--tls-dir"),
+            ("name = 'a'\nmigrate-listen = '127.0.0.1:1'", "--tls-dir"),
             ("name = 'a'\nlog-size = '1'", "--log-size"),
             ("name = 'a'\nlog-size = 'much'", "--log-size"),
             ("name = 'a'\nsocket-group = 'no such group'", "--socket-group"),
@@ -337,6 +362,20 @@ mod tests {
         let overlay = check(&format!("{text}\ntunnel = 'none'")).unwrap().config.overlay.unwrap();
         assert_eq!(overlay.tunnel, None);
         assert!(check("name = 'a'").unwrap().config.overlay.is_none());
+    }
+
+    #[test]
+    fn guests_are_taken_in_at_the_end_of_the_tunnels() {
+        let migrate =
+            |text: &str| check(&format!("name = 'a'\n{text}")).unwrap().config.migrate.map(|at| at.to_string());
+        let overlay = "controller = 'unix:/s'\nvtep = 'fd00::1'";
+        assert_eq!(migrate(""), None);
+        assert_eq!(migrate(overlay), None, "there is nothing to prove oneself by");
+        assert_eq!(migrate("tls-dir = '/tls'"), None, "nobody said where");
+        assert_eq!(migrate(&format!("{overlay}\ntls-dir = '/tls'")).as_deref(), Some("[fd00::1]:7445"));
+        let other = "tls-dir = '/tls'\nmigrate-listen = '192.0.2.1:1'";
+        assert_eq!(migrate(&format!("{overlay}\n{other}")).as_deref(), Some("192.0.2.1:1"));
+        assert_eq!(migrate(other).as_deref(), Some("192.0.2.1:1"));
     }
 
     #[test]

@@ -65,6 +65,9 @@ fn show(report: &Report) -> String {
         ("module", spec.module.to_string()),
         ("restart", format!("{}, {} so far", serde_word(&spec.restart), guest.restarts)),
     ];
+    if let Some(migration) = &guest.migration {
+        rows.push(("migration", format!("{} ({})", ps::migration(migration), migration.id)));
+    }
     if let Some(end) = &guest.last_end {
         rows.push(("last end", format!("{} at {}", print::plain(&end.reason), print::moment(end.at_ms))));
     }
@@ -94,6 +97,7 @@ fn state(guest: &GuestView) -> String {
     let what_next = match guest.state {
         GuestState::Parked => format!("; it ended too often to go on: `roam start {name}` tries again"),
         GuestState::Fenced => format!("; `roam start {name}` claims its address anew"),
+        GuestState::InDoubt => "; which host has it is being settled: `roam migrations` says why".to_owned(),
         GuestState::Ended | GuestState::Stopped => format!("; `roam start {name}` starts it"),
         _ => String::new(),
     };

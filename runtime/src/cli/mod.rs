@@ -14,6 +14,7 @@
 //! | 3 | a host or the controller cannot be reached |
 //! | 4 | there is no such guest, module, address, host or lab |
 //! | 5 | the host or controller refused: a name is taken, a guest in the wrong state, a generation over, no right |
+//! | 6 | `migrate`: it is not known how it ended |
 //! | 101, 124 | `run`: the guest panicked or trapped, overran its budget; else the guest's own |
 //! | 130, 143 | interrupted |
 //!
@@ -36,6 +37,8 @@ mod load;
 mod logs;
 mod man;
 mod manifest;
+mod migrate;
+mod migrations;
 mod modules;
 mod print;
 mod ps;
@@ -98,6 +101,8 @@ enum Command {
     Load(load::Arguments),
     Logs(logs::Arguments),
     Man(man::Arguments),
+    Migrate(Box<migrate::Arguments>),
+    Migrations(migrations::Arguments),
     Modules(modules::Arguments),
     Ps(ps::Arguments),
     Rm(rm::Arguments),
@@ -142,6 +147,8 @@ fn run_command(arguments: Arguments) -> Result<ExitCode> {
         Command::Load(arguments) => load::run(arguments),
         Command::Logs(arguments) => logs::run(arguments, &config),
         Command::Man(arguments) => man::run(arguments),
+        Command::Migrate(arguments) => migrate::run(*arguments, &config),
+        Command::Migrations(arguments) => migrations::run(arguments, &config),
         Command::Modules(arguments) => modules::run(arguments, &config),
         Command::Ps(arguments) => ps::run(arguments, &config),
         Command::Rm(arguments) => rm::run(arguments, &config),

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use roam_snapshot::protocol::Phase;
 use serde::Serialize;
 
 use super::config::Config;
@@ -10,7 +11,7 @@ use super::exit;
 use super::fleet;
 use super::target::{HostFlags, Targets};
 use super::{block_on, print};
-use crate::api::{GuestState, GuestView};
+use crate::api::{Direction, GuestState, GuestView, MigrationBrief};
 
 /// List guests.
 ///
@@ -50,7 +51,7 @@ pub(super) fn run(arguments: Arguments, config: &Config) -> Result<ExitCode> {
         } else if arguments.quiet {
             rows.iter().try_for_each(|row| print::line(&row.guest.spec.name.to_string()))?;
         } else {
-            let head = ["NAME", "HOST", "STATE", "SINCE", "ADDRESS", "RESTARTS", "MODULE", "REASON"];
+            let head = ["NAME", "HOST", "STATE", "SINCE", "ADDRESS", "RESTARTS", "MODULE", "MIGRATION", "REASON"];
             print::text(&print::table(&head, &rows.iter().map(cells).collect::<Vec<_>>()))?;
         }
         asked.complete()?;
@@ -71,8 +72,30 @@ fn cells(row: &Row<'_>) -> Vec<String> {
         address.unwrap_or_else(|| "-".into()),
         guest.restarts.to_string(),
         module[..12].to_owned(),
+        guest.migration.as_ref().map_or_else(|| "-".into(), migration),
         reason(guest),
     ]
+}
+
+/// Where it goes or comes from, and how far it is.
+pub(super) fn migration(migration: &MigrationBrief) -> String {
+    let way = match migration.direction {
+        Direction::Outgoing => "to",
+        Direction::Incoming => "from",
+    };
+    format!("{way} {}, {}", print::plain(&migration.other), phase(migration.phase))
+}
+
+/// The word for a phase, as everywhere.
+pub(super) fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Initiate => "initiate",
+        Phase::Validate => "validate",
+        Phase::Prepare => "prepare",
+        Phase::Execute => "execute",
+        Phase::Complete => "complete",
+        Phase::Failed => "failed",
+    }
 }
 
 /// Why a guest that is meant to run does not: how it ended last, in brief.
@@ -98,6 +121,8 @@ pub(super) fn state(guest: &GuestView) -> String {
         GuestState::Waiting => "waiting",
         GuestState::Parked => "parked",
         GuestState::Fenced => "fenced",
+        GuestState::Arriving => "arriving",
+        GuestState::InDoubt => "in doubt",
     };
     word.to_owned()
 }

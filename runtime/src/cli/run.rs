@@ -114,7 +114,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode> {
         module = %module.hash(), cached = module.from_cache(), "ready"
     );
     let mut edge = Edge::new(tap, EdgeOptions { busy_poll: arguments.busy_poll });
-    let ended = edge.run(&mut guest, &watchdog, stop.as_fd(), |line| print_log(&name, &line));
+    let ended = edge.run(&mut guest, &watchdog, stop.as_fd().into(), |line| print_log(&name, &line));
     guest.take_log().iter().for_each(|line| print_log(&name, line));
     report_counters(&name, &edge, &mut guest);
     exit_code(&name, ended)

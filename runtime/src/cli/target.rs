@@ -125,6 +125,17 @@ impl<'a> Targets<'a> {
         }
     }
 
+    /// The controller that is named, else that of the lab which the host is of, else the usual one.
+    pub(super) fn controller(&self, named: Option<&str>) -> Result<SdnClient> {
+        let host = self.flags.host.as_deref().filter(|host| !self.config.hosts.contains_key(*host));
+        let of_lab = host.and_then(|host| {
+            let mut all = self.labs.hosts().into_iter();
+            all.find(|(lab, name, _)| is_called(lab.as_str(), name, host)).map(|(lab, _, _)| lab.to_string())
+        });
+        let controller = named.map(str::to_owned).or(of_lab);
+        ControllerFlags { controller, tls_dir: self.flags.tls_dir.clone() }.client(self.config)
+    }
+
     /// The one host that was asked for; all that are known where none was.
     pub(super) fn all(&self) -> Result<Vec<Target>> {
         if self.flags.host.is_some() {
@@ -160,8 +171,7 @@ impl<'a> Targets<'a> {
             return self.entry(host, entry);
         }
         let all = self.labs.hosts();
-        let fits = |lab: &str, name: &str| name == host || host.split_once('/') == Some((lab, name));
-        let found: Vec<_> = all.iter().filter(|(lab, name, _)| fits(lab.as_str(), name)).collect();
+        let found: Vec<_> = all.iter().filter(|(lab, name, _)| is_called(lab.as_str(), name, host)).collect();
         match found.as_slice() {
             [(_, _, socket)] => Ok(unix(host.to_owned(), socket)),
             [] => Err(Unknown(format!("there is no host `{}`{}", host.escape_debug(), self.known())).into()),
@@ -203,6 +213,11 @@ impl<'a> Targets<'a> {
         names.extend(self.labs.hosts().into_iter().map(|(lab, host, _)| format!("{lab}/{host}")));
         if names.is_empty() { String::new() } else { format!("; there are {}", names.join(", ")) }
     }
+}
+
+/// Whether a lab's host is written like that.
+fn is_called(lab: &str, name: &str, written: &str) -> bool {
+    name == written || written.split_once('/') == Some((lab, name))
 }
 
 fn operator(dir: &Path) -> TlsFiles {

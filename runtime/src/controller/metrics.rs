@@ -37,7 +37,9 @@ impl Switches {
     /// A move that was accepted.
     pub(super) fn observe(&self, accepted: &Accepted) {
         self.plane.observe(accepted.plane_us as f64 / 1e6);
-        self.durable.observe(accepted.durable_us as f64 / 1e6);
+        if accepted.durable {
+            self.durable.observe(accepted.durable_us as f64 / 1e6);
+        }
     }
 }
 
@@ -47,7 +49,7 @@ pub(super) async fn scrape(app: &App) -> Result<String, fmt::Error> {
     let roam = registry.sub_registry_with_prefix("roam_sdn");
     let help = "From the call of a move to the changed data plane";
     roam.register_with_unit("switch", help, Unit::Seconds, app.switches.plane.clone());
-    let help = "From the call of a move until it was on disk";
+    let help = "From the call of a move until it was on disk, but for those that were answered before";
     roam.register_with_unit("switch_durable", help, Unit::Seconds, app.switches.durable.clone());
     registry.register_collector(Box::new(Scrape::take(app).await));
     metrics::text(&app.reception.metrics, &registry)

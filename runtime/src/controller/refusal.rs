@@ -25,6 +25,7 @@ fn code(error: &ControllerError) -> ErrorCode {
         ControllerError::Refused(refused) => code_of_refused(refused),
         ControllerError::NotKept(store) if matches!(**store, StoreError::Full(_)) => ErrorCode::DiskFull,
         ControllerError::NotKept(_) | ControllerError::Counters(_) | ControllerError::Closing => ErrorCode::Unavailable,
+        ControllerError::Unsettled { .. } => ErrorCode::Unsettled,
         ControllerError::NoSuch(_) => ErrorCode::NotFound,
         ControllerError::Ambiguous(_) | ControllerError::OwnNode(_) | ControllerError::OwnAddress(_) => {
             ErrorCode::Conflict
@@ -35,13 +36,12 @@ fn code(error: &ControllerError) -> ErrorCode {
 fn code_of_refused(refused: &Refused) -> ErrorCode {
     match refused {
         Refused::Fenced { .. } | Refused::Released { .. } => ErrorCode::Fenced,
-        Refused::Taken { .. } | Refused::Already { .. } | Refused::Owns { .. } | Refused::Vtep { .. } => {
-            ErrorCode::Conflict
-        }
+        Refused::Taken { .. } | Refused::Owns { .. } | Refused::Vtep { .. } => ErrorCode::Conflict,
         Refused::NoRoute(_) | Refused::NoHost(_) | Refused::NoFront(_) => ErrorCode::NotFound,
         Refused::Lost(_)
         | Refused::Gateway(_)
         | Refused::NoHostAddress(_)
+        | Refused::MigrateAddress(_)
         | Refused::Families(_)
         | Refused::FrontAddress(_)
         | Refused::Full { .. } => ErrorCode::Invalid,

@@ -4,7 +4,8 @@ use std::io::{self, IsTerminal, Write};
 
 use super::Report;
 use super::checks::Outcome;
-use super::load::Row;
+use super::moves::Moved;
+use super::row::Row;
 
 /// How to tell what happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,11 +71,34 @@ impl Show {
         self.line(&format!("  {word} {}: {}", outcome.name, outcome.detail.trim()));
     }
 
+    /// A migration that is over.
+    pub(super) fn moved(&mut self, moved: &Moved) {
+        let Moved { guest, from, to, .. } = moved;
+        self.command(&format!("roam migrate {guest} --from {from} --to {to}"));
+        match (&moved.report, &moved.failure) {
+            (_, Some(failure)) => {
+                let text = self.paint(RED, &format!("FAIL {guest} stays at {from}: {failure}"));
+                self.line(&format!("  {text}"));
+            }
+            (Some(report), None) => {
+                let [blackout, total] = [report.blackout_us, report.total_us].map(|us| time(us as f64));
+                let (sent, carried) = (size(report.bytes_on_wire), report.frames_carried + report.frames_forwarded);
+                self.note(&format!(
+                    "blackout {blackout:>7}, {total} in all, {sent} sent, frames brought along: {carried}"
+                ));
+            }
+            (None, None) => self.note(&format!("{guest} is at {to}")),
+        }
+    }
+
     pub(super) fn table(&mut self, rows: &[Row]) {
         for (index, line) in table(rows).into_iter().enumerate() {
             let bad = index > 0 && !rows[index - 1].clean();
             let line = if bad { self.paint(RED, &line) } else { line };
             self.line(&format!("  {line}"));
+        }
+        for (row, problem) in rows.iter().flat_map(|row| row.problems.iter().map(move |problem| (row, problem))) {
+            self.warning(&format!("{}: {problem}", row.guest));
         }
     }
 
@@ -86,11 +110,11 @@ impl Show {
         }
         let skipped = report.checks.iter().filter(|check| check.passed.is_none()).count();
         let text = match (report.passed(), skipped) {
-            (true, 0) => self.paint(GREEN, "All well: nothing lost, nothing changed on the way."),
+            (true, 0) => self.paint(GREEN, "All well: nothing lost, doubled or changed, and no connection broke."),
             (true, _) => self.paint(YELLOW, &format!("All well, but {skipped} not tried: see above what to install.")),
             (false, _) => self.paint(RED, "Something went wrong: see the lines above in red."),
         };
-        self.line(&format!("\n{text} The namespaces are gone when this command ends."));
+        self.line(&format!("\n{text} The hosts are gone when this command ends."));
     }
 
     fn paint(&self, code: &str, text: &str) -> String {
@@ -104,31 +128,49 @@ impl Show {
     }
 }
 
-const COLUMNS: [&str; 12] =
-    ["", "sent", "received", "lost", "dup", "corrupted", "resets", "p50", "p99", "p99.9", "max", "longest silence"];
+const COLUMNS: [&str; 12] = [
+    "",
+    "migrations",
+    "blackout p50",
+    "max",
+    "longest silence",
+    "sent",
+    "lost",
+    "dup",
+    "corrupted",
+    "resets",
+    "latency p50",
+    "bytes moved",
+];
 
 /// The head and one line a row, columns aligned.
 fn table(rows: &[Row]) -> Vec<String> {
-    let mut cells = vec![COLUMNS.map(str::to_owned).to_vec()];
-    cells.extend(rows.iter().map(|row| match &row.failure {
-        Some(failure) => vec![row.name.clone(), failure.clone()],
-        None => {
-            let counts = [row.sent, row.received, row.lost, row.duplicated, row.corrupted, row.resets];
-            let times = [row.rtt_us_p50, row.rtt_us_p99, row.rtt_us_p999, row.rtt_us_max, row.silence_us_max];
-            let words = counts.iter().map(u64::to_string).chain(times.iter().map(|us| time(*us)));
-            std::iter::once(row.name.clone()).chain(words).collect()
-        }
+    let mut cells = vec![COLUMNS.map(str::to_owned)];
+    cells.extend(rows.iter().map(|row| {
+        let [p50, max, silence] =
+            [row.blackout_us_p50, row.blackout_us_max, row.silence_us_max].map(|us| time(us as f64));
+        let counts = [row.sent, row.lost, row.duplicated, row.corrupted, row.resets];
+        let [sent, lost, duplicated, corrupted, resets] = counts.map(|count| count.to_string());
+        let (guest, migrations) = (row.guest.clone(), row.migrations.to_string());
+        let (reply, bytes) = (time(row.rtt_us_p50), size(row.bytes_on_wire));
+        [guest, migrations, p50, max, silence, sent, lost, duplicated, corrupted, resets, reply, bytes]
     }));
-    // A failure is a sentence, which no column can hold.
-    let complete = cells.iter().filter(|line| line.len() == COLUMNS.len());
-    let width = |column: usize| complete.clone().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| cells.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
-    let name_width = cells.iter().map(|line| line[0].chars().count()).max().unwrap_or(0);
-    let render = |line: &Vec<String>| {
+    let render = |line: &[String; COLUMNS.len()]| {
         let rest = line[1..].iter().zip(&widths[1..]).map(|(cell, width)| format!("  {cell:>width$}"));
-        format!("{:<name_width$}{}", line[0], rest.collect::<String>())
+        format!("{:<width$}{}", line[0], rest.collect::<String>(), width = widths[0])
     };
     cells.iter().map(render).collect()
+}
+
+/// Bytes as people read them.
+fn size(bytes: u64) -> String {
+    match bytes {
+        bytes if bytes < 1 << 10 => format!("{bytes} B"),
+        bytes if bytes < 1 << 20 => format!("{:.0} KiB", bytes as f64 / 1024.0),
+        bytes => format!("{:.1} MiB", bytes as f64 / 1048576.0),
+    }
 }
 
 /// Microseconds as people read them: 87 µs, 1.2 ms, 3.4 s.
@@ -150,12 +192,17 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_aligned_and_failures_are_said() {
-        let good = Row { name: "udp".into(), sent: 100_000, rtt_us_max: 5.0, ..Row::default() };
-        let bad = Row { name: "http-stream".into(), failure: Some("no report".into()), ..Row::default() };
-        let lines = table(&[good, bad]);
-        assert_eq!(lines[0].chars().count(), lines[1].chars().count());
-        assert!(lines[1].starts_with("udp          100000"), "{lines:?}");
-        assert!(lines[2].contains("no report"));
+    fn columns_are_aligned() {
+        let small = Row { guest: "kv".into(), sent: 1, ..Row::default() };
+        let large = Row {
+            guest: "square".into(),
+            sent: 100_000,
+            blackout_us_max: 1234,
+            bytes_on_wire: 5 << 20,
+            ..Row::default()
+        };
+        let lines = table(&[small, large]);
+        assert!(lines.iter().all(|line| line.chars().count() == lines[0].chars().count()), "{lines:?}");
+        assert!(lines[2].starts_with("square ") && lines[2].ends_with("5.0 MiB"), "{lines:?}");
     }
 }

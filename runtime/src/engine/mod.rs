@@ -205,6 +205,11 @@ pub fn prepare(bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
     rewrite::export_hidden(bytes, &hidden)
 }
 
+/// What is mapped of each linear memory: all that one can have, so that it never moves.
+pub(crate) const MEMORY_RESERVED_BYTES: u64 = 4 << 30;
+/// What is mapped behind that, and never anything but a guard.
+pub(crate) const MEMORY_GUARD_BYTES: u64 = 32 << 20;
+
 /// One configuration for all guests. Whatever changes here changes the cache key by itself.
 fn configuration() -> wasmtime::Config {
     let mut config = wasmtime::Config::new();
@@ -212,6 +217,8 @@ fn configuration() -> wasmtime::Config {
     config.wasm_relaxed_simd(false).wasm_memory64(false).wasm_wide_arithmetic(false);
     config.wasm_custom_page_sizes(false);
     config.cranelift_opt_level(OptLevel::Speed);
+    // wasmtime's own choice on this kind of machine; memories are found and copied from outside by it.
+    config.memory_reservation(MEMORY_RESERVED_BYTES).memory_guard_size(MEMORY_GUARD_BYTES).memory_may_move(false);
     // Traps name the wasm function. Native unwinding through guests is not used.
     config.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16)).native_unwind_info(false);
     config

@@ -120,7 +120,7 @@ fn define_datagrams(linker: &mut Linker<World>, stack: &Arc<Stack>) -> Result<()
                 return Ok(Errno::MSGSIZE.to_result());
             }
             let Some(guest) = readable(&caller, ptr, len) else { return Ok(Errno::FAULT.to_result()) };
-            if copy(&caller, (guest, addr), (s.memory, s.layout.address), ADDRESS_BYTES).is_none() {
+            if copy(&caller, (guest, addr), (s.memory, caller.data().layout.address), ADDRESS_BYTES).is_none() {
                 return Ok(Errno::FAULT.to_result());
             }
             let slot = match slot(s.call(&mut caller, &s.send_to, (socket, len))?) {
@@ -144,7 +144,7 @@ fn define_datagrams(linker: &mut Linker<World>, stack: &Arc<Stack>) -> Result<()
             };
             copy(&caller, (s.memory, slot.at), (guest, ptr), slot.len.min(cap as usize))
                 .expect("both ranges were checked");
-            copy(&caller, (s.memory, s.layout.address), (guest, addr), ADDRESS_BYTES)
+            copy(&caller, (s.memory, caller.data().layout.address), (guest, addr), ADDRESS_BYTES)
                 .expect("both ranges were checked");
             Ok(slot.len as i32)
         },
@@ -217,14 +217,15 @@ fn define_handles(linker: &mut Linker<World>, stack: &Arc<Stack>) -> Result<()> 
     })?;
     let s = stack.clone();
     linker.func_wrap(MODULE, "ready", move |mut caller: Call<'_>, ptr: u32, cap: u32| -> Result<i32> {
-        let cap = cap.min(s.layout.events_max);
+        let layout = caller.data().layout;
+        let cap = cap.min(layout.events_max);
         let Some(guest) = readable(&caller, ptr, cap * Event::BYTES as u32) else {
             return Ok(Errno::FAULT.to_result());
         };
         caller.data_mut().fetched_events = true;
         let count = s.call(&mut caller, &s.ready, cap)?;
         let len = Errno::check(count).unwrap_or(0) as usize * Event::BYTES;
-        copy(&caller, (s.memory, s.layout.events), (guest, ptr), len).expect("both ranges were checked");
+        copy(&caller, (s.memory, layout.events), (guest, ptr), len).expect("both ranges were checked");
         Ok(count)
     })?;
     Ok(())
@@ -239,7 +240,8 @@ fn with_address_in<P: wasmtime::WasmParams>(
     params: P,
 ) -> Result<i32> {
     let source = caller.data().memory.map(|guest| (guest, addr));
-    let copied = source.and_then(|source| copy(&*caller, source, (stack.memory, stack.layout.address), ADDRESS_BYTES));
+    let copied =
+        source.and_then(|source| copy(&*caller, source, (stack.memory, caller.data().layout.address), ADDRESS_BYTES));
     if copied.is_none() {
         return Ok(Errno::FAULT.to_result());
     }
@@ -257,7 +259,7 @@ fn with_address_out(
     let Some(guest) = readable(caller, addr, ADDRESS_BYTES as u32) else { return Ok(Errno::FAULT.to_result()) };
     let returned = stack.call(&mut *caller, function, socket)?;
     if returned >= 0 {
-        copy(&*caller, (stack.memory, stack.layout.address), (guest, addr), ADDRESS_BYTES)
+        copy(&*caller, (stack.memory, caller.data().layout.address), (guest, addr), ADDRESS_BYTES)
             .expect("both ranges were checked");
     }
     Ok(returned)

@@ -10,9 +10,13 @@
 //! inputs therefore give the same outputs ([`Guest::step`], [`Inputs`], [`Outputs`]), on any machine.
 //!
 //! State, all of it: the linear memories and mutable globals of both modules, the guest's clock and random generator,
-//! and the frames in the two rings, which are netstack memory.
+//! and the frames in the two rings, which are netstack memory. [`Guest::save`] takes it but for the memories, which are
+//! copied as they are ([`Guest::memories`]); [`Guest::waiting`] makes a guest to put it into ([`Guest::install`]).
 
+mod exports;
 mod imports;
+mod memories;
+mod saved;
 mod stack;
 mod step;
 mod wasi;
@@ -22,16 +26,19 @@ use std::sync::Arc;
 
 use roam_abi::limits;
 use roam_netstack::{Ring, SocketInfo};
-use wasmtime::{Linker, Store, TypedFunc};
+use wasmtime::{Instance, Linker, Store, TypedFunc};
 
 pub(crate) use imports::is_known_import;
+pub use memories::{GrowError, GuestMemory};
+pub use saved::{InstallError, SavedGuest};
 pub use stack::StackCounters;
 pub use step::{Frame, Inputs, Outputs};
 pub(crate) use world::stack_bytes_max;
 pub use world::{LOG_LINES_PER_POLL_MAX, LogLine};
 
-use crate::engine::{Engine, GuestModule, Refusal};
+use crate::engine::{Engine, GuestModule, ModuleHash, Refusal};
 use crate::net::Polled;
+use exports::Exports;
 use stack::Stack;
 use world::World;
 
@@ -109,6 +116,9 @@ pub enum Stopped {
 pub struct Guest {
     store: Store<World>,
     stack: Arc<Stack>,
+    exports: Exports,
+    /// The guest's own and the netstack's.
+    modules: [ModuleHash; 2],
     poll: TypedFunc<i64, i64>,
     deadline_ns: i64,
 }
@@ -122,6 +132,33 @@ impl Guest {
         netstack: &GuestModule,
         config: &GuestConfig,
     ) -> Result<Self, StartError> {
+        let (mut guest, instance) = Self::instantiate(engine, module, netstack, config)?;
+        if let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut guest.store, "_initialize") {
+            initialize.call(&mut guest.store, ()).map_err(|error| StartError::Stopped(stopped(error)))?;
+        }
+        Ok(guest)
+    }
+
+    /// Instantiates a guest that is to be another: it must not be polled, nor its rings touched, before it was given that
+    /// one's memories and state. Of its own code only a start function runs; what that leaves in memory is forgotten.
+    pub fn waiting(
+        engine: &Engine,
+        module: &GuestModule,
+        netstack: &GuestModule,
+        config: &GuestConfig,
+    ) -> Result<Self, StartError> {
+        let (mut guest, _) = Self::instantiate(engine, module, netstack, config)?;
+        guest.take_log();
+        guest.reset_memories().map_err(|errno| StartError::Instantiate(wasmtime::Error::new(errno)))?;
+        Ok(guest)
+    }
+
+    fn instantiate(
+        engine: &Engine,
+        module: &GuestModule,
+        netstack: &GuestModule,
+        config: &GuestConfig,
+    ) -> Result<(Self, Instance), StartError> {
         check_args(&config.args)?;
         check_args(&config.env)?;
         let mut store = Store::new(engine.wasmtime(), World::new(config));
@@ -132,8 +169,10 @@ impl Guest {
         let mut linker = Linker::new(engine.wasmtime());
         imports::define(&mut linker, &stack).map_err(StartError::Instantiate)?;
         wasi::define(&mut linker, &module.module).map_err(StartError::Instantiate)?;
-        let poll = start_guest(&mut store, &linker, module)?;
-        Ok(Self { store, stack, poll, deadline_ns: 0 })
+        let (instance, poll) = instantiate_guest(&mut store, &linker, module)?;
+        let exports = Exports::of(&mut store, instance, &module.module);
+        let modules = [module.hash(), netstack.hash()];
+        Ok((Self { store, stack, exports, modules, poll, deadline_ns: 0 }, instance))
     }
 
     /// Takes in the frames of the rx ring, lets the guest work until it would block, and puts frames into the tx ring.
@@ -209,11 +248,11 @@ impl Guest {
     }
 }
 
-fn start_guest(
+fn instantiate_guest(
     store: &mut Store<World>,
     linker: &Linker<World>,
     module: &GuestModule,
-) -> Result<TypedFunc<i64, i64>, StartError> {
+) -> Result<(Instance, TypedFunc<i64, i64>), StartError> {
     let instance = linker.instantiate(&mut *store, &module.module).map_err(instantiation_failed)?;
     store.data_mut().memory = instance.get_memory(&mut *store, "memory");
     let version = instance.get_typed_func::<(), u32>(&mut *store, "roam_abi_version");
@@ -221,10 +260,8 @@ fn start_guest(
     if found != roam_abi::VERSION {
         return Err(Refusal::AbiVersion { found, supported: roam_abi::VERSION }.into());
     }
-    if let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut *store, "_initialize") {
-        initialize.call(&mut *store, ()).map_err(|error| StartError::Stopped(stopped(error)))?;
-    }
-    instance.get_typed_func(&mut *store, "roam_poll").map_err(instantiation_failed)
+    let poll = instance.get_typed_func(&mut *store, "roam_poll").map_err(instantiation_failed)?;
+    Ok((instance, poll))
 }
 
 fn instantiation_failed(error: wasmtime::Error) -> StartError {

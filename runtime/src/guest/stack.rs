@@ -4,6 +4,7 @@ use roam_abi::{ADDRESS_BYTES, Errno, Event};
 use roam_netstack::{Config, Ring, SocketInfo};
 use wasmtime::{AsContext, AsContextMut, Instance, Memory, Module, Store, TypedFunc, WasmParams, WasmResults};
 
+use super::exports::Exports;
 use super::world::World;
 use super::{StartError, Stopped, stopped};
 
@@ -37,8 +38,9 @@ impl StackCounters {
     }
 }
 
-/// Addresses inside the netstack's memory that never change after `init`.
-#[derive(Clone, Copy, Debug)]
+/// Addresses inside the netstack's memory that never change after `init`. They are read from there, and kept in the
+/// [`World`].
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Layout {
     rx: (u32, u32),
     tx: (u32, u32),
@@ -56,7 +58,9 @@ pub(super) struct Layout {
 /// Handles of the instance. Without unsafe code wasmtime finds an export by name only, so they are looked up once.
 pub(super) struct Stack {
     pub(super) memory: Memory,
-    pub(super) layout: Layout,
+    pub(super) exports: Exports,
+    /// Where the layout is: the address of a static.
+    layout_at: u32,
     poll: TypedFunc<i64, i32>,
     deadline: TypedFunc<(), i64>,
     pub(super) ready: TypedFunc<u32, i32>,
@@ -93,11 +97,13 @@ impl Stack {
         let instance = Instance::new(&mut *store, module, &[]).map_err(StartError::Instantiate)?;
         let memory = instance.get_memory(&mut *store, "memory").expect("our netstack exports its memory");
         configure(store, instance, memory, config)?;
-        let layout = call_export::<(), u32>(store, instance, "layout", ())?;
-        let layout = Layout::read(memory.data(&*store), layout);
+        let layout_at = call_export::<(), u32>(store, instance, "layout", ())?;
+        store.data_mut().layout =
+            Layout::read(memory.data(&*store), layout_at).expect("our netstack's layout is inside its memory");
         Ok(Self {
             memory,
-            layout,
+            exports: Exports::of(&mut *store, instance, module),
+            layout_at,
             poll: export(store, instance, "poll")?,
             deadline: export(store, instance, "deadline")?,
             ready: export(store, instance, "ready")?,
@@ -150,18 +156,26 @@ impl Stack {
         self.call(store, &self.announce, ()).map(drop).map_err(stopped)
     }
 
+    /// The layout as it is in memory now; `None` if that is no netstack's.
+    pub(super) fn read_layout(&self, store: impl AsContext) -> Option<Layout> {
+        Layout::read(self.memory.data(&store), self.layout_at)
+    }
+
     /// Drops all pending events.
     pub(super) fn discard_events(&self, store: &mut Store<World>) -> Result<(), Stopped> {
-        while self.call(&mut *store, &self.ready, self.layout.events_max).map_err(stopped)? > 0 {}
+        let events_max = store.data().layout.events_max;
+        while self.call(&mut *store, &self.ready, events_max).map_err(stopped)? > 0 {}
         Ok(())
     }
 
     pub(super) fn rx<'a>(&self, store: &'a mut Store<World>) -> Ring<'a> {
-        self.ring(store, self.layout.rx)
+        let at = store.data().layout.rx;
+        self.ring(store, at)
     }
 
     pub(super) fn tx<'a>(&self, store: &'a mut Store<World>) -> Ring<'a> {
-        self.ring(store, self.layout.tx)
+        let at = store.data().layout.tx;
+        self.ring(store, at)
     }
 
     fn ring<'a>(&self, store: &'a mut Store<World>, (start, len): (u32, u32)) -> Ring<'a> {
@@ -169,8 +183,8 @@ impl Stack {
         Ring::attach(bytes).expect("the netstack keeps its rings in order, and nobody else can write to them")
     }
 
-    pub(super) fn counters(&self, store: impl AsContext) -> StackCounters {
-        let (start, count) = self.layout.stats;
+    pub(super) fn counters(&self, store: impl AsContext<Data = World>) -> StackCounters {
+        let (start, count) = store.as_context().data().layout.stats;
         let bytes = &self.memory.data(&store)[start as usize..][..count as usize * 8];
         StackCounters(bytes.as_chunks().0.iter().map(|value| u64::from_le_bytes(*value)).collect())
     }
@@ -179,50 +193,51 @@ impl Stack {
     pub(super) fn sockets(&self, store: &mut Store<World>) -> Result<Vec<SocketInfo>, Stopped> {
         let (mut sockets, mut next) = (Vec::new(), 0);
         while let Ok(index) = u32::try_from(self.call(&mut *store, &self.inspect, next).map_err(stopped)?) {
-            let bytes = self.memory.data(&*store).get(self.layout.info as usize..).and_then(|rest| rest.first_chunk());
+            let info = store.data().layout.info;
+            let bytes = self.memory.data(&*store).get(info as usize..).and_then(|rest| rest.first_chunk());
             sockets.extend(bytes.and_then(SocketInfo::from_bytes));
             next = index + 1;
         }
         Ok(sockets)
     }
 
-    fn last_words(&self, store: impl AsContext) -> String {
+    fn last_words(&self, store: impl AsContext<Data = World>) -> String {
+        let start = store.as_context().data().layout.panic;
         let memory = self.memory.data(&store);
-        let start = self.layout.panic as usize;
-        let len = read_u32(memory, self.layout.panic) as usize;
-        let text = memory.get(start + 4..).and_then(|rest| rest.get(..len)).unwrap_or_default();
-        if text.is_empty() { "no message".into() } else { String::from_utf8_lossy(text).into_owned() }
+        let words = || memory.get(start as usize + 4..)?.get(..read_u32(memory, start)? as usize);
+        match words() {
+            None | Some([]) => "no message".into(),
+            Some(text) => String::from_utf8_lossy(text).into_owned(),
+        }
     }
 }
 
 impl Layout {
-    fn read(memory: &[u8], at: u32) -> Self {
-        let word = |index: u32| read_u32(memory, at + 4 * index);
+    /// `None` if it, or what it says, is not inside that memory.
+    fn read(memory: &[u8], at: u32) -> Option<Self> {
+        let word = |index: u32| read_u32(memory, at.checked_add(4 * index)?);
         let layout = Self {
-            rx: (word(0), word(1)),
-            tx: (word(2), word(3)),
-            address: word(4),
-            events: word(5),
-            events_max: word(6),
-            stats: (word(7), word(8)),
-            panic: word(9),
-            info: word(10),
+            rx: (word(0)?, word(1)?),
+            tx: (word(2)?, word(3)?),
+            address: word(4)?,
+            events: word(5)?,
+            events_max: word(6)?,
+            stats: (word(7)?, word(8)?),
+            panic: word(9)?,
+            info: word(10)?,
         };
-        for (start, len) in [
-            layout.rx,
-            layout.tx,
-            (layout.address, ADDRESS_BYTES as u32),
-            (layout.events, layout.events_max * Event::BYTES as u32),
-            (layout.stats.0, layout.stats.1 * 8),
+        let is_inside = |(start, len): (u32, u64)| u64::from(start) + len <= memory.len() as u64;
+        let ranges = [
+            (layout.rx.0, layout.rx.1.into()),
+            (layout.tx.0, layout.tx.1.into()),
+            (layout.address, ADDRESS_BYTES as u64),
+            (layout.events, u64::from(layout.events_max) * Event::BYTES as u64),
+            (layout.stats.0, u64::from(layout.stats.1) * 8),
             (layout.panic, 4),
-            (layout.info, SocketInfo::BYTES as u32),
-        ] {
-            assert!(
-                start as usize + len as usize <= memory.len(),
-                "the netstack's layout is inside its memory: {layout:?}"
-            );
-        }
-        layout
+            (layout.info, SocketInfo::BYTES as u64),
+        ];
+        // Memory that is all zeros has none: its rings would have no room.
+        (layout.rx.1 > 0 && layout.tx.1 > 0 && ranges.into_iter().all(is_inside)).then_some(layout)
     }
 }
 
@@ -255,7 +270,6 @@ fn call_export<P: WasmParams, R: WasmResults>(
     export(store, instance, name)?.call(store, params).map_err(StartError::Instantiate)
 }
 
-fn read_u32(memory: &[u8], at: u32) -> u32 {
-    let bytes = memory.get(at as usize..).and_then(|rest| rest.first_chunk());
-    u32::from_le_bytes(*bytes.expect("the netstack's layout is inside its memory"))
+fn read_u32(memory: &[u8], at: u32) -> Option<u32> {
+    memory.get(at as usize..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
 }

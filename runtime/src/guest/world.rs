@@ -5,6 +5,8 @@ use rand_core::{Rng, SeedableRng};
 use roam_abi::{LogLevel, limits};
 use wasmtime::{Memory, ResourceLimiter};
 
+use super::saved::{SavedRandom, SavedWorld};
+use super::stack::Layout;
 use super::{GuestConfig, NETSTACK_BYTES_MAX};
 use crate::engine::TABLE_ELEMENTS_MAX;
 
@@ -37,6 +39,8 @@ pub(super) struct World {
     pub(super) fetched_events: bool,
     /// Whether the netstack is being called, so that growing memory counts as its own.
     pub(super) in_stack: bool,
+    /// Where the netstack keeps what the host looks at.
+    pub(super) layout: Layout,
     now_ns: i64,
     epoch_ns: i64,
     random: ChaCha12Rng,
@@ -56,6 +60,7 @@ impl World {
             memory: None,
             fetched_events: false,
             in_stack: false,
+            layout: Layout::default(),
             now_ns: 0,
             epoch_ns: config.epoch_ns,
             random: ChaCha12Rng::from_seed(config.seed),
@@ -66,6 +71,25 @@ impl World {
             stack_bytes: 0,
             stack_bytes_max: stack_bytes_max(&config.network),
         }
+    }
+
+    pub(super) fn save(&self) -> SavedWorld {
+        let random = SavedRandom {
+            seed: self.random.get_seed(),
+            stream: self.random.get_stream(),
+            word_pos: self.random.get_word_pos(),
+        };
+        let (now_ns, epoch_ns) = (self.now_ns, self.epoch_ns);
+        SavedWorld { now_ns, epoch_ns, random, log_lines_dropped: self.log_lines_dropped }
+    }
+
+    pub(super) fn install(&mut self, saved: &SavedWorld) {
+        self.now_ns = saved.now_ns;
+        self.epoch_ns = saved.epoch_ns;
+        self.log_lines_dropped = saved.log_lines_dropped;
+        self.random = ChaCha12Rng::from_seed(saved.random.seed);
+        self.random.set_stream(saved.random.stream);
+        self.random.set_word_pos(saved.random.word_pos);
     }
 
     /// Moves the guest's clock, never backwards; returns where it stands.

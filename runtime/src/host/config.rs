@@ -1,11 +1,12 @@
 //! What a host daemon is told.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use roam_netstack::Cidr;
 
 use super::OverlayConfig;
+use crate::cert::TlsFiles;
 
 /// Configuration of a host, checked.
 #[derive(Clone, Debug)]
@@ -28,6 +29,10 @@ pub struct HostConfig {
     pub ephemeral: bool,
     /// Its part in an overlay, if a controller is to be followed.
     pub overlay: Option<OverlayConfig>,
+    /// What it proves itself by to other hosts. Without, it takes part in no migrations.
+    pub tls: Option<TlsFiles>,
+    /// Where it takes guests from other hosts, if it does.
+    pub migrate: Option<SocketAddr>,
     /// The program that is run as `roam worker`: this one, by `/proc/self/exe`, unless a test says otherwise.
     pub worker_program: PathBuf,
 }

@@ -1,6 +1,7 @@
 //! Why a host refuses or fails.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use super::layout::comes_from_full;
 use super::registry::RegistryError;
 use crate::api::client::ClientError;
 use crate::api::{ErrorCode, GuestName, NameError, SpecError};
+use crate::cert::CertError;
 use crate::engine::{LoadError, MODULE_BYTES_MAX, ModuleHash};
 use crate::jail::CgroupError;
 use crate::worker::{ControlError, SpawnError};
@@ -158,6 +160,36 @@ pub enum HostError {
         /// Whose it is.
         reason: String,
     },
+    /// The target is not known.
+    #[error(
+        "it is not known where host `{0}` takes migrations; `roam route hosts` lists those that do, or say --at ADDRESS:PORT"
+    )]
+    NoTarget(GuestName),
+    /// There is no such migration.
+    #[error("there is no migration `{0}`; `roam migrations` lists those that are known")]
+    NoMigration(String),
+    /// The guest is being moved already.
+    #[error("guest `{name}` is being moved already, by migration {id}; wait for it, or cancel it")]
+    Migrating {
+        /// Which.
+        name: GuestName,
+        /// By which migration.
+        id: String,
+    },
+    /// The guest is to go where it is.
+    #[error("guest `{0}` is on this host already")]
+    AlreadyHere(GuestName),
+    /// The migration cannot be cancelled any more.
+    #[error("migration {id} cannot be cancelled: {reason}")]
+    NotCancellable {
+        /// Which.
+        id: String,
+        /// How it stands.
+        reason: &'static str,
+    },
+    /// This host has no way to other hosts.
+    #[error("this host takes part in no migrations; start it with --tls-dir, by which hosts prove themselves")]
+    NoMigrations,
     /// The host goes down.
     #[error("the host is going down")]
     Closing,
@@ -179,14 +211,23 @@ impl HostError {
     /// Its stable name.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::NoGuest(_) | Self::NoModule(_) => ErrorCode::NotFound,
-            Self::Spec(_) | Self::Network(_) | Self::ModuleRefused(_) | Self::ModuleDigest { .. } => ErrorCode::Invalid,
+            Self::NoGuest(_) | Self::NoModule(_) | Self::NoMigration(_) => ErrorCode::NotFound,
+            Self::Spec(_)
+            | Self::Network(_)
+            | Self::ModuleRefused(_)
+            | Self::ModuleDigest { .. }
+            | Self::NoMigrations
+            | Self::NoTarget(_) => ErrorCode::Invalid,
             Self::Address(error) => error.code(),
             Self::ModuleTooBig => ErrorCode::TooLarge,
             Self::ModuleCutOff(_) => ErrorCode::BadRequest,
-            Self::ModuleInUse { .. } | Self::Running(_) | Self::NotRunning(_) | Self::Overtaken(_) => {
-                ErrorCode::Conflict
-            }
+            Self::ModuleInUse { .. }
+            | Self::Running(_)
+            | Self::NotRunning(_)
+            | Self::Overtaken(_)
+            | Self::Migrating { .. }
+            | Self::AlreadyHere(_)
+            | Self::NotCancellable { .. } => ErrorCode::Conflict,
             Self::StartFailed { .. } => ErrorCode::StartFailed,
             Self::NotGranted { code, .. } => *code,
             Self::NoController { .. } => ErrorCode::Unavailable,
@@ -283,6 +324,18 @@ pub enum OpenError {
     /// The data plane cannot be used.
     #[error(transparent)]
     Plane(#[from] PlaneError),
+    /// The certificate that it proves itself by to other hosts cannot be used.
+    #[error("the certificates for migrations cannot be used")]
+    Certificates(#[from] CertError),
+    /// Where it is to take migrations is not to be had.
+    #[error("migrations cannot be taken at {listen}; choose another address with --migrate-listen")]
+    MigrationPort {
+        /// Where.
+        listen: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The netstack cannot be compiled, or the cache not be used.
     #[error("the modules cannot be opened: {0}")]
     Modules(#[source] Box<HostError>),

@@ -7,11 +7,11 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use super::HostError;
 use super::addresses::{Neighbour, place};
-use super::record::{GuestId, Record};
+use super::record::{GuestId, Record, Standing};
 use super::shared::Shared;
 use super::supervisor::{Supervised, network_config};
 use crate::ambient::{now_ms, random};
-use crate::api::{GuestName, GuestSpec, MacText};
+use crate::api::{GuestName, GuestSpec, GuestState, GuestView, MacText};
 use crate::engine::ModuleHash;
 
 /// Most guests of a host: their ids' uids must differ, and each is a process.
@@ -58,6 +58,16 @@ pub(super) struct Reservation {
 impl Guests {
     pub(super) fn all(&self) -> Vec<Supervised> {
         self.lock().by_name.values().filter_map(Slot::here).cloned().collect()
+    }
+
+    /// Those that are on their way here from other hosts.
+    pub(super) fn arriving(&self) -> Vec<GuestView> {
+        let slots = self.lock();
+        let arriving = slots.by_name.values().filter_map(|slot| match slot {
+            Slot::Reserved(record) if record.standing == Standing::Arriving => Some(record),
+            _ => None,
+        });
+        arriving.map(|record| record.view(GuestState::Arriving, record.created_ms, None)).collect()
     }
 
     pub(super) fn find(&self, name: &GuestName) -> Result<Supervised, HostError> {
@@ -114,6 +124,25 @@ impl Guests {
 
     /// Reserves name, addresses and module of a guest.
     pub(super) fn reserve(self: &Arc<Self>, shared: &Shared, spec: GuestSpec) -> Result<Reservation, HostError> {
+        self.reserve_as(Standing::Run, shared, spec, |spec| shared.modules.size(spec.module).map(drop))
+    }
+
+    /// The same of a guest that comes from another host, and perhaps its module with it.
+    pub(super) fn reserve_arriving(
+        self: &Arc<Self>,
+        shared: &Shared,
+        spec: GuestSpec,
+    ) -> Result<Reservation, HostError> {
+        self.reserve_as(Standing::Arriving, shared, spec, |_| Ok(()))
+    }
+
+    fn reserve_as(
+        self: &Arc<Self>,
+        standing: Standing,
+        shared: &Shared,
+        spec: GuestSpec,
+        check: impl FnOnce(&GuestSpec) -> Result<(), HostError>,
+    ) -> Result<Reservation, HostError> {
         spec.check()?;
         let mut slots = self.lock();
         if slots.closed {
@@ -128,8 +157,8 @@ impl Guests {
         let neighbours: Vec<_> = looks.iter().map(|(name, network)| Neighbour { name, network }).collect();
         let network = place(&spec, id, (shared.config.pool4, shared.config.pool6), &neighbours)?;
         network_config(&spec, &network).check()?;
-        shared.modules.size(spec.module)?;
-        let record = Record::new(id, spec, network, now_ms());
+        check(&spec)?;
+        let record = Record { standing, ..Record::new(id, spec, network, now_ms()) };
         slots.by_name.insert(record.spec.name.clone(), Slot::Reserved(Box::new(record.clone())));
         drop(slots);
         Ok(Reservation { guests: self.clone(), record })

@@ -55,6 +55,11 @@ impl Layout {
         self.state.join("releases.json")
     }
 
+    /// Migrations that are over, a line each.
+    pub(super) fn migrations(&self) -> PathBuf {
+        self.state.join("migrations.jsonl")
+    }
+
     pub(super) fn modules(&self) -> PathBuf {
         self.state.join("modules")
     }
@@ -88,6 +93,21 @@ impl Layout {
     /// What its worker wrote to its standard error: last words of a panic.
     pub(super) fn stderr(&self, id: GuestId) -> PathBuf {
         self.guest(id).join("stderr")
+    }
+
+    /// That it may be another host's.
+    pub(super) fn handover(&self, id: GuestId) -> PathBuf {
+        self.guest(id).join("handover.json")
+    }
+
+    /// That it has come from another host: its worker has been told to poll it.
+    pub(super) fn came(&self, id: GuestId) -> PathBuf {
+        self.guest(id).join("came")
+    }
+
+    /// Sessions of guests that came here and went.
+    pub(super) fn sessions(&self) -> PathBuf {
+        self.state.join("sessions.json")
     }
 
     pub(super) fn running(&self) -> PathBuf {

@@ -17,6 +17,8 @@ mod error;
 mod guests;
 mod layout;
 mod logs;
+mod migrate;
+mod migrations;
 mod modules;
 mod open;
 mod overlay;
@@ -37,6 +39,7 @@ pub use addresses::AddressError;
 pub use config::{HostConfig, Pool};
 pub use device::DeviceError;
 pub use error::{HostError, OpenError};
+pub use migrations::MigrationViews;
 pub use open::control_group;
 pub use overlay::OverlayConfig;
 pub use registry::RegistryError;
@@ -46,6 +49,7 @@ use crate::engine::ModuleHash;
 use crate::worker::LogReader;
 use error::in_full;
 use guests::{Guests, Reservation};
+use migrate::Migrator;
 use overlay::Overlay;
 use record::Record;
 use shared::Shared;
@@ -68,6 +72,7 @@ pub struct Host {
 struct Inner {
     shared: Arc<Shared>,
     guests: Arc<Guests>,
+    migrator: Arc<Migrator>,
     opened: Instant,
 }
 
@@ -100,7 +105,10 @@ impl Host {
     pub async fn open(config: HostConfig) -> Result<Self, OpenError> {
         let shared = open::shared(config).await?;
         let guests = Arc::new(open::guests(&shared).await?);
-        let inner = Arc::new(Inner { shared, guests, opened: Instant::now() });
+        let migrator = Migrator::open(shared.clone(), guests.clone())?;
+        let inner = Arc::new(Inner { shared, guests, migrator, opened: Instant::now() });
+        // Before the controller is followed: guests that may be another host's are settled, not fenced.
+        inner.migrator.begin().await.map_err(|source| OpenError::System { doing: "taking migrations", source })?;
         tokio::spawn(look_after(Arc::downgrade(&inner)));
         if let Some(overlay) = &inner.shared.overlay {
             overlay.begin(&inner.guests);
@@ -110,6 +118,7 @@ impl Host {
 
     /// Lets go of everything but the workers: they go on serving.
     pub async fn close(&self) {
+        self.inner.migrator.close();
         if let Some(overlay) = &self.inner.shared.overlay {
             overlay.end();
         }
@@ -141,12 +150,18 @@ impl Host {
 
     /// All guests, by name.
     pub async fn list(&self) -> Vec<GuestView> {
-        self.inner.guests.all().iter().map(Supervised::view).collect()
+        let mut views: Vec<_> = self.inner.guests.all().iter().map(Supervised::view).collect();
+        views.extend(self.inner.guests.arriving());
+        views.sort_by(|one, other| one.spec.name.cmp(&other.spec.name));
+        self.inner.shared.migrations.mark(&mut views);
+        views
     }
 
     /// One guest. Asks its worker for a sign of life.
     pub async fn inspect(&self, name: &GuestName) -> Result<GuestView, HostError> {
-        Ok(self.inner.guests.find(name)?.look().await)
+        let mut view = self.inner.guests.find(name)?.look().await;
+        self.inner.shared.migrations.mark([&mut view]);
+        Ok(view)
     }
 
     /// Its counters; an error when it does not run or does not answer in time.

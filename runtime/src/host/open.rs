@@ -16,21 +16,25 @@ use super::device::Links;
 use super::error::in_full;
 use super::guests::{Guests, guests_max};
 use super::layout::{self, Layout};
+use super::migrate::Sessions;
+use super::migrations::Migrations;
 use super::modules::{Compiler, Modules};
 use super::overlay::Overlay;
 use super::record::{Record, Standing};
 use super::registry::Registry;
 use super::shared::Shared;
-use super::supervisor::{Begin, Found, Supervised, clear, end_stranger, end_strays, find};
+use super::supervisor::{Begin, Found, Supervised, Worker, clear, end_stranger, end_strays, find};
 use super::{HostConfig, OpenError};
 use crate::jail;
-use crate::worker::become_subreaper;
+use crate::worker::{Hold, become_subreaper};
 
 /// Guests looked for at once.
 const LOOKS_MAX: usize = 64;
 /// How long, and how often, a state directory is tried that another daemon seems to have.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
+/// How long a worker that may wait for its guest has to answer.
+const HOLD_LIMIT: Duration = Duration::from_secs(2);
 /// What tells one boot of the machine from the next, random(4).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -55,7 +59,7 @@ pub(super) async fn shared(config: HostConfig) -> Result<Arc<Shared>, OpenError>
     let links = Links::open(config.bridge.clone())?;
     let overlay = config.overlay.as_ref().map(|overlay| {
         let name = config.name.parse().map_err(OpenError::Name)?;
-        Overlay::open(overlay, name, &config.bridge, layout.releases())
+        Overlay::open(overlay, config.migrate, name, &config.bridge, layout.releases())
     });
     let overlay = overlay.transpose()?;
     let group = control_group(&config.name, layout.state());
@@ -64,12 +68,16 @@ pub(super) async fn shared(config: HostConfig) -> Result<Arc<Shared>, OpenError>
     let own_uids = jail::has_own_users();
     let compiler = Compiler { program: config.worker_program.clone(), group: group.clone(), own_uid: own_uids };
     let modules = Modules::open(layout.clone(), compiler).await.map_err(|error| OpenError::Modules(Box::new(error)))?;
+    let sessions = Sessions::open(layout.sessions());
+    let migrations = Migrations::open(layout.migrations());
     Ok(Arc::new(Shared {
         config,
         layout,
         registry,
         modules,
         links,
+        sessions,
+        migrations,
         overlay,
         group,
         own_uids,
@@ -114,6 +122,13 @@ async fn take_up(shared: &Arc<Shared>, record: Record, rebooted: bool) -> Option
             finish_deleting(shared, &record, found).await;
             return None;
         }
+        (Standing::Arriving, found) => match arrived(shared, &record, found).await {
+            Some((came, worker)) => {
+                let begin = worker.map_or(Begin::Ended { rebooted }, Begin::Serving);
+                return Some((name, Supervised::begin(shared.clone(), came, begin)));
+            }
+            None => return None,
+        },
         (_, Found::Worker { worker, answers: answered }) => {
             tracing::info!(guest = %name, pid = worker.pid(), "found serving");
             answers = answered;
@@ -132,6 +147,45 @@ async fn take_up(shared: &Arc<Shared>, record: Record, rebooted: bool) -> Option
         guest.note_answer(pid, false);
     }
     Some((name, guest))
+}
+
+/// A guest that was coming from another host when the last daemon ended: here, if its worker serves. One that waits was
+/// never polled and never will be, which is what its source is told.
+async fn arrived(shared: &Arc<Shared>, record: &Record, found: Found) -> Option<(Record, Option<Arc<Worker>>)> {
+    if let Found::Worker { worker, .. } = found {
+        if !waits(shared, record).await {
+            let came = record.changed(|record| record.standing = Standing::Run);
+            if let Err(error) = shared.put(&came).await {
+                tracing::error!(guest = %came.spec.name, error = in_full(&error), "a guest that came is not on record as serving");
+            }
+            return Some((came, Some(Arc::new(worker))));
+        }
+        // First: without its worker it would be taken to have been polled.
+        if let Err(error) = layout::remove(&shared.layout.came(record.id)) {
+            tracing::error!(guest = %record.spec.name, %error, "what was left of its arrival stays");
+        }
+        worker.end().await;
+    } else if shared.layout.came(record.id).exists() {
+        // It was polled, and has ended since.
+        let came = record.changed(|record| record.standing = Standing::Run);
+        return Some((came, None));
+    }
+    tracing::warn!(guest = %record.spec.name, "a guest that was on its way here did not come");
+    clear(shared, record.id).await;
+    if let Err(error) = shared.forget(record.id).await {
+        tracing::error!(guest = %record.id, error = in_full(&error), "a guest that did not come stays on record");
+    }
+    None
+}
+
+/// Whether a worker waits for its guest. One that cannot be asked is taken to serve.
+async fn waits(shared: &Arc<Shared>, record: &Record) -> bool {
+    let control = shared.layout.control(record.id);
+    let asked = tokio::task::spawn_blocking(move || {
+        let (mut hold, _) = Hold::take(&control, HOLD_LIMIT).ok()?;
+        hold.layout().ok()
+    });
+    asked.await.ok().flatten().is_some_and(|layout| layout.waits)
 }
 
 async fn finish_deleting(shared: &Shared, record: &Record, found: Found) {

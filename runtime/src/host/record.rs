@@ -76,6 +76,9 @@ impl From<GuestId> for String {
 pub(super) enum Standing {
     /// A worker serves it, or is being started to.
     Run,
+    /// A worker waits for it to come from another host. A daemon that finds it so, and a worker that still waits, ends that and
+    /// forgets it; if the worker serves, the guest has come.
+    Arriving,
     /// It ended and is to be started again.
     Again,
     /// It ended and stays so.
@@ -110,6 +113,9 @@ pub(super) struct Record {
     /// The generation it has its address since, where a controller says whose addresses are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) generation: Option<Generation>,
+    /// The session that it came with, if it came from another host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) arrived: Option<String>,
 }
 
 impl Record {
@@ -127,6 +133,7 @@ impl Record {
             quick_ends: 0,
             last_end: None,
             generation: None,
+            arrived: None,
         }
     }
 
@@ -155,6 +162,7 @@ impl Record {
             last_end: self.last_end.clone(),
             created_ms: self.created_ms,
             generation: self.generation,
+            migration: None,
         }
     }
 }

@@ -7,6 +7,8 @@ use nix::fcntl::Flock;
 
 use super::device::Links;
 use super::layout::Layout;
+use super::migrate::Sessions;
+use super::migrations::Migrations;
 use super::modules::Modules;
 use super::overlay::Overlay;
 use super::record::{GuestId, Record};
@@ -20,6 +22,8 @@ pub(super) struct Shared {
     pub(super) registry: Arc<Registry>,
     pub(super) modules: Modules,
     pub(super) links: Links,
+    pub(super) sessions: Sessions,
+    pub(super) migrations: Migrations,
     /// The host's part in an overlay, if it has one.
     pub(super) overlay: Option<Overlay>,
     /// Name of the host's control groups, which no other daemon of this machine has.

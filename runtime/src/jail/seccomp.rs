@@ -131,10 +131,12 @@ const TABLE: &[Call] = &[
     // The log, and how the guest ended.
     call(libc::SYS_pwrite64, DATAPATH | WATCHDOG, Always),
     call(libc::SYS_ftruncate, DATAPATH | WATCHDOG, Always),
-    // The daemon: the first answer, then requests on the control socket.
+    call(libc::SYS_pread64, DATAPATH, Always),                      // what another host's worker logged
+    call(libc::SYS_lseek, DATAPATH | COMPILE, Always),
+    // The daemon: the first answer, then requests on the control socket, and what the datapath is asked on its own.
     call(libc::SYS_listen, DATAPATH, Always),
     call(libc::SYS_sendto, ALL, Always),
-    call(libc::SYS_recvfrom, CONTROL | COMPILE, Always),
+    call(libc::SYS_recvfrom, DATAPATH | CONTROL | COMPILE, Always),
     call(libc::SYS_accept4, CONTROL, Always),
     call(libc::SYS_close, ALL, Always),
     // Memory, never executable: linear memories that grow, the allocator.
@@ -161,8 +163,6 @@ const TABLE: &[Call] = &[
     // Mapping compiled modules.
     call(libc::SYS_mmap, SETUP | COMPILE, Always),
     call(libc::SYS_mprotect, SETUP | COMPILE, Always),
-    call(libc::SYS_pread64, SETUP, Always),
-    call(libc::SYS_lseek, SETUP | COMPILE, Always),
     call(libc::SYS_fstat, SETUP | COMPILE, Always),
     call(libc::SYS_statx, SETUP | COMPILE, Always),
     call(libc::SYS_newfstatat, SETUP | COMPILE, Always),

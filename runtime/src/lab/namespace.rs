@@ -90,7 +90,7 @@ impl Namespace {
     }
 
     /// As [`Namespace::call`] for a program that reads its commands from standard input: `ip -batch -`. It must succeed.
-    pub(super) fn batch(&self, line: &str, commands: &str) -> Result<(), LabError> {
+    pub(crate) fn batch(&self, line: &str, commands: &str) -> Result<(), LabError> {
         self.call(line, commands.as_bytes(), SETUP_LIMIT)?.success().map(drop)
     }
 

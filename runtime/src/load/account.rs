@@ -211,7 +211,7 @@ fn timed(plan: &Plan, start_ns: u64) -> (Schedule, Tally) {
         (Kind::HttpStream, Pace::PerSecond(rate)) => start_ns + (1e9 / rate) as u64,
         _ => start_ns,
     };
-    (Schedule::new(plan, first_ns, to_ns), Tally::new(from_ns, to_ns, plan.samples_max))
+    (Schedule::new(plan, first_ns, to_ns), Tally::new(from_ns, to_ns, plan.samples_max, plan.slice.map(nanoseconds)))
 }
 
 fn nanoseconds(duration: std::time::Duration) -> u64 {

@@ -28,6 +28,7 @@ mod run;
 pub mod samples;
 pub mod schedule;
 pub mod silence;
+pub mod slices;
 pub mod square;
 pub mod tally;
 mod tcp;
@@ -39,6 +40,7 @@ pub use progress::{Progress, Snapshot};
 pub use report::{Percentiles, Report};
 pub use run::{CONNECT_TIMEOUT, LoadError, run};
 pub use samples::Sample;
+pub use slices::Slice;
 
 #[cfg(test)]
 mod tests;

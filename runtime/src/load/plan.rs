@@ -132,6 +132,8 @@ pub struct Plan {
     pub segmentation: bool,
     /// How many [samples](super::samples::Samples) the report keeps; 0 for none.
     pub samples_max: usize,
+    /// How long a [slice](super::slices::Slice) of the report is; without one it keeps none.
+    pub slice: Option<Duration>,
 }
 
 impl Plan {
@@ -151,6 +153,7 @@ impl Plan {
             keys: 1000,
             segmentation: false,
             samples_max: 0,
+            slice: None,
         }
     }
 
@@ -183,6 +186,9 @@ impl Plan {
         }
         if self.samples_max > SAMPLES_MAX {
             return Err(PlanError::Samples(self.samples_max));
+        }
+        if self.slice.is_some_and(|slice| slice.is_zero()) {
+            return Err(PlanError::NoSlice);
         }
         Ok(())
     }
@@ -245,6 +251,9 @@ pub enum PlanError {
     /// Too many.
     #[error("{0} samples: choose at most {SAMPLES_MAX}")]
     Samples(usize),
+    /// Nothing fits into it.
+    #[error("slices of no length: choose how long one is, for example 10ms")]
+    NoSlice,
 }
 
 #[cfg(test)]
@@ -280,5 +289,6 @@ mod tests {
         assert!(matches!(check(&|p| p.duration = Duration::ZERO), PlanError::NoDuration));
         assert!(matches!(check(&|p| p.reads = 1.5), PlanError::Reads(_)));
         assert!(matches!(check(&|p| p.keys = 0), PlanError::Keys(0)));
+        assert!(matches!(check(&|p| p.slice = Some(Duration::ZERO)), PlanError::NoSlice));
     }
 }

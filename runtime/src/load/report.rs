@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::plan::{Kind, Pace, Plan};
 use super::samples::Sample;
+use super::slices::Slice;
 use super::tally::Tally;
 
 /// The result of a run; as JSON, one flat object.
@@ -68,6 +69,9 @@ pub struct Report {
     /// Latency over time, if the plan asked for samples.
     #[serde(skip)]
     pub samples: Vec<Sample>,
+    /// Replies over time, from the start of counting, if the plan asked for slices.
+    #[serde(skip)]
+    pub slices: Vec<Slice>,
     /// The first few different things that went wrong, in words.
     #[serde(skip)]
     pub problems: Vec<String>,
@@ -134,6 +138,7 @@ impl Report {
             duration_s,
             from_send: Percentiles::of(&tally.rtt_from_send_ns),
             samples: tally.samples.into_kept(),
+            slices: tally.slices.into_kept(),
             problems,
         }
     }
@@ -216,7 +221,7 @@ mod tests {
 
     fn report() -> Report {
         let plan = Plan::new(Kind::UdpEcho, SocketAddr::from(([10, 0, 0, 1], 7)));
-        Report::new(&plan, Tally::new(0, 2_000_000_000, 0), vec!["connection refused".to_owned()])
+        Report::new(&plan, Tally::new(0, 2_000_000_000, 0, None), vec!["connection refused".to_owned()])
     }
 
     #[test]

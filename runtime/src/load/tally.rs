@@ -4,6 +4,7 @@ use hdrhistogram::Histogram;
 use super::ledger::Settled;
 use super::samples::{Sample, Samples};
 use super::silence::Silence;
+use super::slices::Slices;
 
 /// Sends later than this count as late: 1 ms.
 pub const LATE_NS: u64 = 1_000_000;
@@ -49,11 +50,13 @@ pub struct Tally {
     pub silence: Silence,
     /// Latency over time.
     pub samples: Samples,
+    /// Replies over time.
+    pub slices: Slices,
 }
 
 impl Tally {
     /// All zero.
-    pub fn new(from_ns: u64, to_ns: u64, samples_max: usize) -> Self {
+    pub fn new(from_ns: u64, to_ns: u64, samples_max: usize, slice_ns: Option<u64>) -> Self {
         let histogram = || {
             Histogram::new_with_bounds(1, RTT_NS_MAX, RTT_DIGITS).expect("1 to an hour in 3 digits is a valid range")
         };
@@ -74,6 +77,7 @@ impl Tally {
             rtt_from_send_ns: histogram(),
             silence: Silence::new(from_ns),
             samples: Samples::new(samples_max),
+            slices: Slices::new(from_ns, slice_ns),
         }
     }
 
@@ -90,7 +94,7 @@ impl Tally {
 
     /// A reply with known request came.
     pub fn settled(&mut self, settled: Settled, now_ns: u64) {
-        self.silence.reply(now_ns);
+        self.heard(now_ns);
         match settled {
             Settled::First { due_ns, sent_ns, reordered, .. } if due_ns >= self.from_ns => {
                 self.answered(now_ns);
@@ -109,7 +113,7 @@ impl Tally {
 
     /// A piece of a stream that runs at the server's own pace came: it was never due, so it has no latency.
     pub fn pulled(&mut self, now_ns: u64) {
-        self.silence.reply(now_ns);
+        self.heard(now_ns);
         if (self.from_ns..self.to_ns).contains(&now_ns) {
             self.sent += 1;
             self.answered(now_ns);
@@ -118,7 +122,7 @@ impl Tally {
 
     /// A reply's content was wrong.
     pub fn corrupted(&mut self, now_ns: u64) {
-        self.silence.reply(now_ns);
+        self.heard(now_ns);
         self.corrupted += u64::from(now_ns >= self.from_ns);
     }
 
@@ -137,6 +141,11 @@ impl Tally {
     /// Sending was cut short.
     pub fn end_at(&mut self, now_ns: u64) {
         self.to_ns = self.to_ns.min(now_ns).max(self.from_ns);
+    }
+
+    fn heard(&mut self, now_ns: u64) {
+        self.silence.reply(now_ns);
+        self.slices.reply(now_ns);
     }
 
     fn answered(&mut self, now_ns: u64) {

@@ -47,8 +47,42 @@ pub struct EdgeCounters {
 /// Why the loop ended although nothing failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// The stop descriptor became readable.
+    /// A descriptor of [`Watched`] is ready.
     Asked,
+}
+
+/// What a loop looks at beside its TAP, and ends for between two polls.
+#[derive(Clone, Copy, Debug)]
+pub struct Watched<'a> {
+    /// Readable when somebody wants something. While there is always something to do it is looked at now and again.
+    pub bell: BorrowedFd<'a>,
+    /// Ready for these when somebody who is waited for wants something: looked at after every poll.
+    pub hold: Option<(BorrowedFd<'a>, PollFlags)>,
+}
+
+impl<'a> From<BorrowedFd<'a>> for Watched<'a> {
+    fn from(bell: BorrowedFd<'a>) -> Self {
+        Self { bell, hold: None }
+    }
+}
+
+impl Watched<'_> {
+    /// Sleeps until one of these, or the TAP if there is one, is ready, or the time is up; whether one of these is.
+    pub fn wait(&self, tap: Option<&Tap>, timeout: Option<Duration>) -> Result<bool, EdgeError> {
+        let mut fds: [_; 3] = std::array::from_fn(|_| PollFd::new(self.bell, PollFlags::POLLIN));
+        let mut count = 1;
+        if let Some((hold, flags)) = self.hold {
+            fds[count] = PollFd::new(hold, flags);
+            count += 1;
+        }
+        let watched = count;
+        if let Some(tap) = tap {
+            fds[count] = PollFd::new(tap.as_fd(), PollFlags::POLLIN);
+            count += 1;
+        }
+        poll(&mut fds[..count], timeout)?;
+        Ok(fds[..watched].iter().any(|fd| fd.any().unwrap_or(false)))
+    }
 }
 
 /// Why the loop failed.
@@ -70,12 +104,30 @@ pub struct Edge {
     tap: Tap,
     options: EdgeOptions,
     counters: EdgeCounters,
+    /// The machine's clock at `started`.
+    began_ns: i64,
     started: Instant,
+    /// How much less time the machine has than it would take, percent.
+    throttle_percent: u8,
+    /// For how long it must rest yet.
+    rest_ns: i64,
     /// A frame of many datagrams, on its way into the ring.
     large_frame: Vec<u8>,
 }
 
-/// While there is always something to do, the stop descriptor is looked at once in this many turns, and sooner where
+/// A turn of the loop.
+struct Turn {
+    began_ns: i64,
+    took_ns: i64,
+    /// There is more to do at once.
+    busy: bool,
+}
+
+/// Longest rest after one poll.
+const REST_NS_MAX: i64 = 50_000_000;
+/// A shorter rest waits for the next: waking up takes longer.
+const REST_NS_MIN: i64 = 100_000;
+/// While there is always something to do, the bell is looked at once in this many turns, and sooner where
 /// those take long.
 const TURNS_PER_STOP_CHECK: u64 = 256;
 const STOP_CHECK_NS: i64 = 10_000_000;
@@ -83,7 +135,38 @@ const STOP_CHECK_NS: i64 = 10_000_000;
 impl Edge {
     /// The machine's clock starts now, at 0.
     pub fn new(tap: Tap, options: EdgeOptions) -> Self {
-        Self { tap, options, counters: EdgeCounters::default(), started: Instant::now(), large_frame: Vec::new() }
+        Self {
+            tap,
+            options,
+            counters: EdgeCounters::default(),
+            began_ns: 0,
+            started: Instant::now(),
+            throttle_percent: 0,
+            rest_ns: 0,
+            large_frame: Vec::new(),
+        }
+    }
+
+    /// The device.
+    pub fn tap(&self) -> &Tap {
+        &self.tap
+    }
+
+    /// The machine's clock.
+    pub fn now_ns(&self) -> i64 {
+        let elapsed_ns = i64::try_from(self.started.elapsed().as_nanos()).unwrap_or(i64::MAX);
+        self.began_ns.saturating_add(elapsed_ns)
+    }
+
+    /// From now on the machine's clock goes on from there.
+    pub fn set_clock(&mut self, now_ns: i64) {
+        (self.began_ns, self.started) = (now_ns, Instant::now());
+    }
+
+    /// From now on the machine rests after its polls, so that it has that much less time, percent, at most 99.
+    pub fn throttle(&mut self, percent: u8) {
+        self.throttle_percent = percent.min(99);
+        self.rest_ns = 0;
     }
 
     /// What went through so far.
@@ -91,29 +174,31 @@ impl Edge {
         &self.counters
     }
 
-    /// Runs until `stop` is readable or the machine ends. Log lines go to `log` as they come, the last ones included.
+    /// Runs until one of `watched` is ready or the machine ends. Log lines go to `log` as they come, the last ones
+    /// included.
     pub fn run(
         &mut self,
         machine: &mut impl Machine,
         watchdog: &Watchdog,
-        stop: BorrowedFd<'_>,
+        watched: Watched<'_>,
         mut log: impl FnMut(LogLine),
     ) -> Result<Ended, EdgeError> {
         let mut looked_ns = self.now_ns();
         loop {
-            let received = self.receive(machine)?;
-            let now_ns = self.now_ns();
-            let polled = watchdog.guard(|| machine.poll(now_ns));
-            self.counters.poll_times.record(self.now_ns().saturating_sub(now_ns) as u64);
-            machine.take_log().into_iter().for_each(&mut log);
-            let polled = polled?;
-            self.counters.polls += 1;
-            self.transmit(machine)?;
-            if polled.again || received == BATCH_FRAMES || self.spin(machine)? {
+            // Left over from a run that was ended.
+            if self.rest(watchdog, watched)? {
+                return Ok(Ended::Asked);
+            }
+            let turn = self.turn(machine, watchdog, &mut log)?;
+            self.owe_rest(turn.took_ns);
+            if turn.busy || self.spin(machine, watched)? {
                 // The time this turn began at: the last look was in another.
-                if self.counters.polls.is_multiple_of(TURNS_PER_STOP_CHECK) || now_ns - looked_ns >= STOP_CHECK_NS {
-                    looked_ns = now_ns;
-                    if self.wait(stop, Some(Duration::ZERO))? {
+                let is_due = watched.hold.is_some()
+                    || self.counters.polls.is_multiple_of(TURNS_PER_STOP_CHECK)
+                    || turn.began_ns - looked_ns >= STOP_CHECK_NS;
+                if is_due {
+                    looked_ns = turn.began_ns;
+                    if watched.wait(None, Some(Duration::ZERO))? {
                         return Ok(Ended::Asked);
                     }
                 }
@@ -122,7 +207,7 @@ impl Edge {
                 let timeout =
                     deadline_ns.map(|at| Duration::from_nanos(at.saturating_sub(self.now_ns()).max(0) as u64));
                 watchdog.sleep();
-                let asked = self.wait(stop, timeout);
+                let asked = watched.wait(Some(&self.tap), timeout);
                 watchdog.wake();
                 if asked? {
                     return Ok(Ended::Asked);
@@ -131,8 +216,56 @@ impl Edge {
         }
     }
 
-    fn now_ns(&self) -> i64 {
-        i64::try_from(self.started.elapsed().as_nanos()).unwrap_or(i64::MAX)
+    /// One poll, with the frames before and after it.
+    pub fn run_once(
+        &mut self,
+        machine: &mut impl Machine,
+        watchdog: &Watchdog,
+        mut log: impl FnMut(LogLine),
+    ) -> Result<(), EdgeError> {
+        self.turn(machine, watchdog, &mut log).map(drop)
+    }
+
+    fn turn(
+        &mut self,
+        machine: &mut impl Machine,
+        watchdog: &Watchdog,
+        log: &mut impl FnMut(LogLine),
+    ) -> Result<Turn, EdgeError> {
+        let received = self.receive(machine)?;
+        let began_ns = self.now_ns();
+        let polled = watchdog.guard(|| machine.poll(began_ns));
+        let took_ns = self.now_ns().saturating_sub(began_ns);
+        self.counters.poll_times.record(took_ns as u64);
+        machine.take_log().into_iter().for_each(log);
+        let polled = polled?;
+        self.counters.polls += 1;
+        self.transmit(machine)?;
+        Ok(Turn { began_ns, took_ns, busy: polled.again || received == BATCH_FRAMES })
+    }
+
+    /// A poll took that long, while the machine is to have less time than it takes.
+    fn owe_rest(&mut self, took_ns: i64) {
+        let percent = i64::from(self.throttle_percent);
+        if percent > 0 {
+            let more_ns = took_ns.saturating_mul(percent) / (100 - percent);
+            self.rest_ns = self.rest_ns.saturating_add(more_ns).min(REST_NS_MAX);
+        }
+    }
+
+    /// Rests as long as it is owed; true as soon as one of `watched` is ready.
+    fn rest(&mut self, watchdog: &Watchdog, watched: Watched<'_>) -> Result<bool, EdgeError> {
+        while self.rest_ns >= REST_NS_MIN {
+            let began_ns = self.now_ns();
+            watchdog.sleep();
+            let asked = watched.wait(None, Some(Duration::from_nanos(self.rest_ns as u64)));
+            watchdog.wake();
+            self.rest_ns = self.rest_ns.saturating_sub(self.now_ns() - began_ns);
+            if asked? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Reads up to a batch of frames straight into the rx ring; returns how many.
@@ -216,16 +349,17 @@ impl Edge {
     }
 
     /// Looks for a frame for as long as busy polling lasts, but not past the machine's deadline.
-    fn spin(&mut self, machine: &mut impl Machine) -> Result<bool, EdgeError> {
+    fn spin(&mut self, machine: &mut impl Machine, watched: Watched<'_>) -> Result<bool, EdgeError> {
         if self.options.busy_poll.is_zero() {
             return Ok(false);
         }
         let mut until = Instant::now() + self.options.busy_poll;
         if let Some(deadline_ns) = machine.deadline_ns()? {
-            until = until.min(self.started + Duration::from_nanos(deadline_ns.max(0) as u64));
+            let left_ns = deadline_ns.saturating_sub(self.now_ns()).max(0) as u64;
+            until = until.min(Instant::now() + Duration::from_nanos(left_ns));
         }
         while Instant::now() < until {
-            if self.readable(Some(Duration::ZERO))? {
+            if self.is_ready(watched)? {
                 return Ok(true);
             }
             std::hint::spin_loop();
@@ -233,16 +367,14 @@ impl Edge {
         Ok(false)
     }
 
-    fn readable(&self, timeout: Option<Duration>) -> Result<bool, EdgeError> {
-        let mut fds = [PollFd::new(self.tap.as_fd(), PollFlags::POLLIN)];
-        Ok(poll(&mut fds, timeout)? > 0)
-    }
-
-    /// Sleeps until a frame, the timeout or `stop`; true for `stop`.
-    fn wait(&self, stop: BorrowedFd<'_>, timeout: Option<Duration>) -> Result<bool, EdgeError> {
-        let mut fds = [PollFd::new(self.tap.as_fd(), PollFlags::POLLIN), PollFd::new(stop, PollFlags::POLLIN)];
-        poll(&mut fds, timeout)?;
-        Ok(fds[1].any().unwrap_or(false))
+    /// Whether there is a frame, or somebody who is waited for wants something.
+    fn is_ready(&self, watched: Watched<'_>) -> Result<bool, EdgeError> {
+        let tap = PollFd::new(self.tap.as_fd(), PollFlags::POLLIN);
+        let ready = match watched.hold {
+            None => poll(&mut [tap], Some(Duration::ZERO))?,
+            Some((hold, flags)) => poll(&mut [tap, PollFd::new(hold, flags)], Some(Duration::ZERO))?,
+        };
+        Ok(ready > 0)
     }
 }
 

@@ -12,7 +12,7 @@ mod offload;
 mod tap;
 mod watchdog;
 
-pub use edge::{Edge, EdgeCounters, EdgeError, EdgeOptions, Ended};
+pub use edge::{Edge, EdgeCounters, EdgeError, EdgeOptions, Ended, Watched};
 pub use tap::{Tap, TapError, TapOptions};
 pub use watchdog::{Overrun, Watchdog};
 

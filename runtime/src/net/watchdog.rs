@@ -77,12 +77,12 @@ impl Watchdog {
     }
 
     /// The edge goes to sleep until a frame, a deadline or a signal.
-    pub(super) fn sleep(&self) {
+    pub(crate) fn sleep(&self) {
         self.shared.asleep.store(true, Ordering::SeqCst);
     }
 
     /// The edge is awake again.
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.shared.asleep.store(false, Ordering::SeqCst);
         if self.shared.watchdog_parked.load(Ordering::SeqCst) {
             self.thread.unpark();

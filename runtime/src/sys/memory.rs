@@ -1,6 +1,8 @@
-//! Copying from one linear memory to another of the same store.
+//! Linear memories: copying from one to another of the same store, and forgetting what was written to one.
 
-use wasmtime::{AsContext, Memory};
+use nix::errno::Errno;
+use nix::libc;
+use wasmtime::{AsContext, AsContextMut, Memory};
 
 /// Copies `len` bytes from `source` to `target`, each a memory and an offset into it. `None`, and nothing copied, if a
 /// range is outside its memory.
@@ -22,6 +24,16 @@ pub(crate) fn copy(store: impl AsContext, source: (Memory, u32), target: (Memory
     // reference exists (the caller holds the store); `copy` allows overlap, should both be the same memory.
     unsafe { std::ptr::copy(from, to, len) };
     Some(())
+}
+
+/// Gives the pages of a memory back to the kernel (`MADV_DONTNEED`, madvise(2)): it reads as what is mapped there, a
+/// private image of the module's data at its start, zeros elsewhere.
+pub(crate) fn forget(store: impl AsContextMut, memory: Memory) -> nix::Result<()> {
+    // SAFETY: the range is that of a live memory of this store, a private mapping that begins on a page; its wasm is not
+    // running and no Rust reference to it exists (the caller holds the store). Any content is a valid one.
+    let result =
+        unsafe { libc::madvise(memory.data_ptr(&store).cast(), memory.data_size(&store), libc::MADV_DONTNEED) };
+    Errno::result(result).map(drop)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 pub(crate) mod memory;
 pub(crate) mod module;
+pub(crate) mod packet;
 pub(crate) mod process;
 pub(crate) mod rights;
 pub(crate) mod socket;

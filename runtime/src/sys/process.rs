@@ -16,6 +16,9 @@ use nix::unistd::{ForkResult, getpid, getppid, setsid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+/// Niceness of threads that others wait for.
+const PREFERRED: libc::c_int = -10;
+
 /// The kernel kills the child (`SIGKILL`) when the *thread* that spawns it ends, however that ends
 /// (`PR_SET_PDEATHSIG`, prctl(2)). So spawn from a thread that
 /// outlives the child. The child starts with no signal blocked.
@@ -66,6 +69,13 @@ pub(crate) fn pidfd_kill(process: &OwnedFd) -> io::Result<()> {
     let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, nothing, 0) };
     Errno::result(result)?;
     Ok(())
+}
+
+/// The calling thread gets a processor before others that want one (setpriority(2)): somebody's guest is stopped while it
+/// works. Takes CAP_SYS_NICE; without it, all stays as it is.
+pub(crate) fn prefer_thread() {
+    // SAFETY: the call takes numbers only; 0 is the calling thread.
+    let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, PREFERRED) };
 }
 
 /// Which side of a fork this is.

@@ -152,13 +152,13 @@ pub fn bind(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// A path through its directory's descriptor: a socket's address has room for 107 bytes only (unix(7)).
-struct Near {
+pub(super) struct Near {
     directory: OwnedFd,
     name: PathBuf,
 }
 
 impl Near {
-    fn open(path: &Path) -> io::Result<Self> {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let flags = nix::libc::O_PATH | nix::libc::O_DIRECTORY;
@@ -166,7 +166,7 @@ impl Near {
         Ok(Self { directory: directory.into(), name: name.into() })
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         Path::new("/proc/self/fd").join(self.directory.as_raw_fd().to_string()).join(&self.name)
     }
 }

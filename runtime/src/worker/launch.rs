@@ -73,6 +73,9 @@ pub enum Task {
         tap_segments_udp: bool,
         /// Size at which the log changes over to its other half, bytes.
         log_half_bytes: u64,
+        /// Whether the guest comes from elsewhere: then it is not polled before it was given memories, state and the word
+        /// ([`super::Ask::Resume`]). Seed and epoch are its own then, not these.
+        waits: bool,
     },
     /// Check and compile a module, then end.
     Compile {
@@ -97,7 +100,8 @@ pub enum Launched {
     /// The starting process is in its user namespace; it goes on when its ids are mapped and it is sent one byte
     /// ([`crate::jail::GO`]). Comes first, once.
     Unshared,
-    /// The worker's process, in the daemon's pid namespace. Comes second, once.
+    /// The worker's process, in the daemon's pid namespace. Comes once, from the starter: what the worker says itself may
+    /// come before.
     Process {
         /// Its id.
         pid: u32,

@@ -1,6 +1,7 @@
 //! What the control thread and the datapath say to each other, between two polls.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -20,6 +21,7 @@ pub(super) struct Mailbox {
 #[derive(Debug, Default)]
 struct Slots {
     asked: Asked,
+    hold: Option<UnixStream>,
     stats: Option<Box<GuestStats>>,
     serving: bool,
 }
@@ -65,6 +67,17 @@ impl Mailbox {
     pub(super) fn say_daemon_gone(&self) {
         self.slots().asked.leashed = true;
         ring(&self.datapath);
+    }
+
+    /// Control to datapath: that connection is yours. It takes the place of one that was not taken yet.
+    pub(super) fn give_hold(&self, stream: UnixStream) {
+        self.slots().hold = Some(stream);
+        ring(&self.datapath);
+    }
+
+    /// At the datapath: a connection that was given to it.
+    pub(super) fn take_hold(&self) -> Option<UnixStream> {
+        self.slots().hold.take()
     }
 
     /// At the datapath: what is asked for. Silences its bell.

@@ -1,7 +1,8 @@
 //! The control socket's messages: postcard behind a `u32` length (little endian).
 //!
-//! One connection at a time is served; a later one replaces it (a restarted daemon). A message that is too long or
-//! cannot be decoded closes the connection, on either side, and costs nothing else.
+//! Two connections at a time are served, the daemon's own and that of somebody who comes to hold the datapath; a later
+//! one replaces the younger. A message that is too long or cannot be decoded closes its connection, on either side, and
+//! costs nothing else.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,10 +16,15 @@ pub const MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub enum Request {
     /// Who are you? Answered by the control thread itself. Reply: [`Reply::Hello`].
     Hello,
-    /// Counters and sockets, taken between two polls. Reply: [`Reply::Stats`].
+    /// Counters and sockets, taken between two polls; of a guest that is frozen the sockets it had when it was asked last.
+    /// Reply: [`Reply::Stats`].
     Stats,
     /// End. Reply: [`Reply::Stopping`], then the process ends within moments.
     Stop,
+    /// From now on this connection is the datapath's own: an [`Ask`] at a time, each answered with a [`Told`] between two
+    /// polls. Reply: [`Reply::Held`]; nothing may be said before that. Who asks for it takes the place of who had it. When
+    /// it closes the guest stays as it is: one that is frozen stays frozen, but a throttled one is throttled no more.
+    Hold,
 }
 
 /// Worker to daemon.
@@ -35,4 +41,91 @@ pub enum Reply {
     Stats(Box<GuestStats>),
     /// To [`Request::Stop`].
     Stopping,
+    /// To [`Request::Hold`].
+    Held,
+}
+
+/// Daemon to datapath, on a connection that is its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ask {
+    /// Where everything is. Answer: [`Told::Layout`].
+    Layout,
+    /// Have the memories be that large, bytes by memory; none shrinks. A guest that waits only. Answer: [`Told::Done`].
+    /// Memories before one that cannot have grown.
+    Grow(Vec<u64>),
+    /// Stop polling. Answer: [`Told::Frozen`]. A guest that is frozen already answers the same again.
+    Freeze,
+    /// Go on polling. Answer: [`Told::Done`].
+    Thaw,
+    /// After each poll rest for so long that the guest has this much less of its time, percent, at most 99; 0 ends
+    /// it. Answer: [`Told::Done`].
+    Throttle(u8),
+    /// Take that for the state beside the memories, which are in place. A guest that waits only. Answer: [`Told::Done`].
+    Install(Vec<u8>),
+    /// Begin to poll a guest that waits, whose clock stood still for so long, nanoseconds, before this was sent. Answer,
+    /// after the first poll: [`Told::Resumed`].
+    Resume {
+        /// How long.
+        stopped_ns: u64,
+    },
+}
+
+/// Datapath to daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Told {
+    /// To [`Ask::Layout`].
+    Layout(WorkerLayout),
+    /// It is done.
+    Done,
+    /// To [`Ask::Freeze`]. Everything the guest had logged is in the log.
+    Frozen(Frozen),
+    /// To [`Ask::Resume`]: when the first poll began and ended, nanoseconds of `CLOCK_MONOTONIC`.
+    Resumed {
+        /// Its beginning.
+        began_ns: u64,
+        /// Its end.
+        ended_ns: u64,
+    },
+    /// It cannot be done; why.
+    Refused(String),
+}
+
+/// What a frozen guest is beside its memories.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frozen {
+    /// Globals, clock, random generator: what [`Ask::Install`] takes.
+    pub state: Vec<u8>,
+    /// Bytes of its memories.
+    pub memory_bytes: Vec<u64>,
+    /// When it was stopped, nanoseconds of `CLOCK_MONOTONIC`: the moment its clock in `state` shows.
+    pub at_ns: u64,
+}
+
+/// Where things are in a worker, for whom may read its memory. A hostile worker may say anything: what is outside of its
+/// memory cannot be read there either.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerLayout {
+    /// The guest's memories, the netstack's last.
+    pub memories: Vec<WorkerMemory>,
+    /// Its userfaultfd, by number there; `None` where the kernel has none.
+    pub userfault: Option<i32>,
+    /// Its TAP, by number there.
+    pub tap: i32,
+    /// Whether it is a guest that waits for its state.
+    pub waits: bool,
+    /// Whether it is frozen.
+    pub frozen: bool,
+}
+
+/// A linear memory in a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerMemory {
+    /// Where it begins.
+    pub address: u64,
+    /// Its size, bytes.
+    pub bytes: u64,
+    /// What is mapped for it, room to grow and the guard behind that included, bytes.
+    pub mapped_bytes: u64,
+    /// What its module gives it from the beginning, bytes. There may be content there; the rest was zeros.
+    pub initial_bytes: u64,
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::{Mutex, PoisonError};
@@ -64,6 +64,11 @@ impl WorkerProcess {
     /// Its id in our pid namespace.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Readable when it has ended.
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     /// Waits until it has ended, and reaps it. How it ended; `None` if it is not our child, or was reaped elsewhere.

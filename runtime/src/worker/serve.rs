@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  setup filter ─> map modules ─> control, watchdog: lock themselves ─> main locks itself ─> start the guest
-//!                                                                              └─> listen ─> Ready ─> serve
+//!                                                                              └─> listen ─> Ready ─> datapath
 //! ```
 
 use std::fs::File;
@@ -12,19 +12,20 @@ use std::process::ExitCode;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::socket::{Backlog, listen};
+use roam_snapshot::sys::userfault;
 
 use super::answer::{Answering, Outcome, wait_until_serving};
+use super::datapath::{Datapath, State};
 use super::log::Log;
 use super::mailbox::Mailbox;
-use super::stats::stats;
 use super::{Daemon, LaunchError, Launched, Task, end};
 use crate::engine::{Engine, GuestModule, ModuleHash};
 use crate::guest::{Guest, GuestConfig, StartError};
 use crate::jail::seccomp::{Role, SeccompError, lock};
-use crate::net::{Edge, EdgeError, EdgeOptions, Ended, Overrun, Tap, Watchdog};
+use crate::net::{Edge, EdgeOptions, Overrun, Tap, Watchdog};
 use crate::sentence::sentence;
 
 /// Connections that wait to be taken: a restarted daemon, and room.
@@ -45,8 +46,10 @@ struct Prepared {
     log: Log,
     mailbox: Arc<Mailbox>,
     watchdog: Watchdog,
+    userfault: Option<OwnedFd>,
     launching: Arc<Launching>,
     busy_poll: Duration,
+    waits: bool,
 }
 
 /// Runs a guest until it ends. The exit codes are those of `roam run`.
@@ -57,7 +60,7 @@ pub(super) fn serve(
     leashed: bool,
 ) -> Result<ExitCode, (Daemon, LaunchError)> {
     let launching = Arc::new(Mutex::new(Some(daemon)));
-    let served = prepare(task, files, launching.clone(), leashed).and_then(start).map(run);
+    let served = prepare(task, files, launching.clone(), leashed).and_then(start).map(Datapath::run);
     served.map_err(|error| {
         // Nobody else takes the daemon but the watchdog, which ends the process.
         let daemon = take(&launching).unwrap_or_else(|| {
@@ -84,12 +87,15 @@ fn prepare(task: Task, files: Vec<OwnedFd>, launching: Arc<Launching>, leashed: 
         epoch_ns,
         tap_segments_udp,
         log_half_bytes,
+        waits,
     } = task
     else {
         return Err(LaunchError::Start("not a guest to serve".into()));
     };
     let [tap, module_file, netstack_file, control, log, log_old, end] =
         files.try_into().map_err(|_others| LaunchError::Start("7 descriptors go with a guest".into()))?;
+    // The only privilege it takes is one over this process; no filter has to allow it later on.
+    let userfault = userfault::open().ok();
     lock(Role::Setup).map_err(jail)?;
     let (engine, module, netstack) = map(module_file, module, netstack_file)?;
     let log = Log::begin(log.into(), log_old.into(), log_half_bytes, epoch_ns)
@@ -115,7 +121,22 @@ fn prepare(task: Task, files: Vec<OwnedFd>, launching: Arc<Launching>, leashed: 
     let config = GuestConfig { args, env, network, memory_bytes_max, seed, epoch_ns };
     let busy_poll = Duration::from_micros(busy_poll_us);
     let tap = Tap::from_fd(tap, tap_segments_udp);
-    Ok(Prepared { engine, module, netstack, config, tap, control, end, log, mailbox, watchdog, launching, busy_poll })
+    Ok(Prepared {
+        engine,
+        module,
+        netstack,
+        config,
+        tap,
+        control,
+        end,
+        log,
+        mailbox,
+        watchdog,
+        userfault,
+        launching,
+        busy_poll,
+        waits,
+    })
 }
 
 /// The code of guest and netstack, and what their memories begin with.
@@ -176,30 +197,10 @@ fn spawn_watchdog(
     Watchdog::with_start(budget, on_start, on_overrun).map_err(start_failed)
 }
 
-/// A guest that serves.
-struct Serving {
-    guest: Guest,
-    edge: Edge,
-    prepared: Kept,
-}
-
-/// What is kept of [`Prepared`].
-struct Kept {
-    end: File,
-    log: Log,
-    mailbox: Arc<Mailbox>,
-    watchdog: Watchdog,
-}
-
-/// The guest's first instructions, and the word that it serves.
-fn start(prepared: Prepared) -> Result<Serving, LaunchError> {
-    let Prepared { engine, module, netstack, config, tap, control, end, log, mailbox, watchdog, launching, busy_poll } =
-        prepared;
-    let started = watchdog.guard(|| {
-        let mut guest = Guest::start(&engine, &module, &netstack, &config)?;
-        guest.announce()?;
-        Ok::<_, StartError>(guest)
-    });
+/// The guest's first instructions, and the word that it serves; or that it waits.
+fn start(prepared: Prepared) -> Result<Datapath, LaunchError> {
+    let started = prepared.watchdog.guard(|| instantiate(&prepared));
+    let Prepared { tap, control, end, log, mailbox, watchdog, userfault, launching, busy_poll, waits, .. } = prepared;
     let guest = started.map_err(|error| {
         let record = match &error {
             StartError::Stopped(stopped) => end::of_stopped(stopped).0,
@@ -220,37 +221,27 @@ fn start(prepared: Prepared) -> Result<Serving, LaunchError> {
             std::process::exit(1);
         }
     }
-    Ok(Serving { guest, edge, prepared: Kept { end, log, mailbox, watchdog } })
+    let state = if waits { State::Waiting { installed_ns: None } } else { State::Running };
+    Ok(Datapath::new((guest, edge, state), (log, end), (mailbox, watchdog), userfault))
 }
 
-/// Polls until the end, and writes that down.
-fn run(serving: Serving) -> ExitCode {
-    let Serving { mut guest, mut edge, prepared: Kept { end, mut log, mailbox, watchdog } } = serving;
-    let since = Instant::now();
-    let ended = loop {
-        match edge.run(&mut guest, &watchdog, mailbox.datapath_bell(), |line| log.write(&line)) {
-            Ok(Ended::Asked) => {}
-            Err(error) => break Err(error),
-        }
-        let asked = mailbox.take_asked();
-        if asked.stop {
-            break Ok(end::asked());
-        }
-        if asked.leashed {
-            break Ok(end::leashed());
-        }
-        if asked.stats {
-            match watchdog.guard(|| stats(&mut guest, edge.counters(), &log, since)) {
-                Ok(stats) => mailbox.give_stats(stats),
-                Err(stopped) => break Err(EdgeError::Stopped(stopped)),
-            }
-        }
-    };
-    guest.take_log().iter().for_each(|line| log.write(line));
-    let (record, code) = ended.unwrap_or_else(|error| end::of(&error));
-    end::write_end(&end, &record);
-    // Nothing is left to be tidied up that the kernel does not.
-    std::process::exit(code.into())
+fn instantiate(prepared: &Prepared) -> Result<Guest, StartError> {
+    let Prepared { engine, module, netstack, config, waits, .. } = prepared;
+    if *waits {
+        warm(prepared);
+        return Guest::waiting(engine, module, netstack, config);
+    }
+    let mut guest = Guest::start(engine, module, netstack, config)?;
+    guest.announce()?;
+    Ok(guest)
+}
+
+/// Has the code run once, so that a guest that comes later does not wait for it to be mapped: that takes 100 to 300
+/// microseconds. The guest it runs in is thrown away with all it did; should it fail, that is not the other's fault.
+fn warm(Prepared { engine, module, netstack, config, .. }: &Prepared) {
+    if let Ok(mut guest) = Guest::start(engine, module, netstack, config) {
+        let _ = guest.announce().and_then(|()| guest.poll(0)).and_then(|_polled| guest.deadline_ns());
+    }
 }
 
 fn take(launching: &Launching) -> Option<Daemon> {

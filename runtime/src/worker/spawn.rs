@@ -169,26 +169,28 @@ impl Started {
 
     /// Hears it out until it is ready, or done.
     async fn follow(mut self, spawn: &Spawn<'_>) -> Result<WorkerProcess, SpawnError> {
-        loop {
+        // Starter and worker share the connection: the worker may be ready before its starter comes to name it.
+        let mut is_ready = false;
+        while !is_ready || self.worker.is_none() {
             let Some(stream) = &mut self.stream else { return Err(self.died(spawn).await) };
             match frame::receive(stream, LAUNCHED_BYTES_MAX).await {
                 Ok(Launched::Unshared) => self.map(spawn).await?,
                 Ok(Launched::Process { pid }) => self.take_hold(pid).await?,
-                Ok(Launched::Ready) => {
-                    let Some(worker) = &self.worker else { return Err(self.died(spawn).await) };
-                    if matches!(spawn.launch.task, Task::Compile { .. }) {
-                        worker.ended().await;
-                    }
-                    // Nothing is left to be ended when this is dropped.
-                    let (leash, _) = (self.stream.take(), self.starter.take());
-                    let worker = self.worker.take().ok_or(SpawnError::Timeout(spawn.limit))?;
-                    return Ok(if spawn.launch.leashed { worker.leashed(leash) } else { worker });
-                }
+                Ok(Launched::Ready) => is_ready = true,
                 Ok(Launched::Failed(error)) => return Err(error.into()),
                 Err(FrameError::Io(_)) => return Err(self.died(spawn).await),
                 Err(error) => return Err(SpawnError::Protocol(error)),
             }
         }
+        if let Some(worker) = &self.worker
+            && matches!(spawn.launch.task, Task::Compile { .. })
+        {
+            worker.ended().await;
+        }
+        // Nothing is left to be ended when this is dropped.
+        let (leash, _) = (self.stream.take(), self.starter.take());
+        let worker = self.worker.take().ok_or(SpawnError::Timeout(spawn.limit))?;
+        Ok(if spawn.launch.leashed { worker.leashed(leash) } else { worker })
     }
 
     /// The starter is in its user namespace, and somebody outside must say who it is there.
@@ -208,14 +210,13 @@ impl Started {
         Ok(())
     }
 
-    /// The connection has ended, so the process has or is about to.
+    /// The connection has ended, so the process has or is about to. Where there is a worker, how its starter ended says
+    /// nothing: well.
     async fn died(&self, spawn: &Spawn<'_>) -> SpawnError {
-        let mut status = None;
-        for process in self.worker.iter().chain(&self.starter) {
-            if let Ok(Some(ended)) = timeout(GIVEN_UP_LIMIT, process.ended()).await {
-                status = status.or(Some(ended));
-            }
-        }
+        let status = match self.worker.as_ref().or(self.starter.as_ref()) {
+            Some(process) => timeout(GIVEN_UP_LIMIT, process.ended()).await.ok().flatten(),
+            None => None,
+        };
         SpawnError::Died { status, said: tail(spawn.stderr) }
     }
 }
@@ -275,4 +276,40 @@ fn tail(file: &File) -> String {
 
 fn io_error(doing: &'static str) -> impl FnOnce(io::Error) -> SpawnError {
     move |source| SpawnError::Io { doing, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn child() -> WorkerProcess {
+        #[expect(clippy::zombie_processes, reason = "reaped through the descriptor")]
+        let child = Command::new("true").spawn().unwrap();
+        WorkerProcess::open(child.id()).unwrap()
+    }
+
+    /// Its starter may be kept from the processor for as long as that takes.
+    #[tokio::test]
+    async fn a_worker_may_be_ready_before_its_starter_names_it() {
+        let (ours, mut theirs) = StdUnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let pid = child().pid();
+        for launched in [Launched::Ready, Launched::Process { pid }] {
+            theirs.write_all(&frame::encode(&launched).unwrap()).unwrap();
+        }
+        let stream = Some(UnixStream::from_std(ours).unwrap());
+        let started = Started { stream, starter: Some(child()), worker: None };
+        let task = Task::Compile { guest: true };
+        let launch = Launch { task, root: String::new(), uid: None, leashed: false };
+        let spawn = Spawn {
+            program: Path::new("/nonexistent"),
+            launch: &launch,
+            descriptors: &[],
+            stderr: &File::open("/dev/null").unwrap(),
+            cgroup: None,
+            limit: GIVEN_UP_LIMIT,
+        };
+        assert_eq!(started.follow(&spawn).await.unwrap().pid(), pid);
+    }
 }

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use super::log::Log;
-use crate::api::{GuestStats, PollTimes};
-use crate::guest::{Guest, Stopped};
+use crate::api::{GuestStats, PollTimes, SocketView};
+use crate::guest::Guest;
 use crate::net::EdgeCounters;
 
 /// Sockets told of.
@@ -18,11 +18,17 @@ const TEXT_BYTES_MAX: usize = 64;
 const COUNT_MAX: u64 = 1 << 60;
 
 /// Between two polls. `rss_bytes` and `cpu_us` are the daemon's to fill in.
-pub(super) fn stats(guest: &mut Guest, edge: &EdgeCounters, log: &Log, since: Instant) -> Result<GuestStats, Stopped> {
+/// Runs nothing of the guest.
+pub(super) fn stats(
+    guest: &mut Guest,
+    sockets: &[SocketView],
+    edge: &EdgeCounters,
+    log: &Log,
+    since: Instant,
+) -> GuestStats {
     let counters = guest.counters();
-    let sockets = guest.sockets()?;
-    Ok(GuestStats {
-        uptime_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+    GuestStats {
+        uptime_ms: uptime_ms(since),
         cpu_us: 0,
         rss_bytes: 0,
         memory_bytes: guest.memory_bytes() as u64,
@@ -36,8 +42,17 @@ pub(super) fn stats(guest: &mut Guest, edge: &EdgeCounters, log: &Log, since: In
         tx_dropped: edge.tx_dropped,
         log_lines_dropped: log.lines_dropped(),
         netstack: counters.iter().map(|(name, value)| (name.to_owned(), value)).collect(),
-        sockets: sockets.into_iter().take(SOCKETS_MAX).map(Into::into).collect(),
-    })
+        sockets: sockets.iter().take(SOCKETS_MAX).cloned().collect(),
+    }
+}
+
+/// Of a guest whose memories are not in place yet.
+pub(super) fn stats_of_waiting(guest: &Guest, since: Instant) -> GuestStats {
+    GuestStats { uptime_ms: uptime_ms(since), memory_bytes: guest.memory_bytes() as u64, ..GuestStats::default() }
+}
+
+fn uptime_ms(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Whether a worker can have counted that; else what is wrong. A hostile one may send anything.

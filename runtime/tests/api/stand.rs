@@ -15,6 +15,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::migrations;
+
 pub(crate) use crate::common::peer::{Directory, LIMIT, Raw, eventually};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -35,6 +37,7 @@ impl Shared {
         }
         let directory = Directory::new();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        migrations::write_history(&directory.path().join("state"));
         let config = HostConfig {
             name: "host-a".to_owned(),
             state_dir: directory.path().join("state"),
@@ -45,6 +48,8 @@ impl Shared {
             log_bytes_max: 1 << 20,
             ephemeral: false,
             overlay: None,
+            tls: None,
+            migrate: None,
             worker_program: env!("CARGO_BIN_EXE_roam").into(),
         };
         let host = runtime.block_on(Host::open(config)).unwrap();

@@ -41,6 +41,8 @@ impl Stage {
             log_bytes_max: 1 << 20,
             ephemeral: false,
             overlay: None,
+            tls: None,
+            migrate: None,
             worker_program: ROAM.into(),
         };
         Some(Self { bed, dir, config })

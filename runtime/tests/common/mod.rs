@@ -3,7 +3,9 @@
 
 pub(crate) mod frames;
 pub(crate) mod host;
+pub(crate) mod overlay;
 pub(crate) mod peer;
+pub(crate) mod worker;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream, UdpSocket};

@@ -39,14 +39,56 @@ fn the_life_of_an_address() {
 }
 
 #[test]
+fn a_target_is_answered_early_and_a_source_by_this_incarnation_only() {
+    let stand = Stand::with_hosts();
+    for number in [1, 2] {
+        assert_eq!(stand.ask("POST /v1/routes", &claim("host-a", number)).status, 201);
+    }
+    let incarnation = stand.asked("GET /v1/status")["incarnation"].as_u64().unwrap();
+    let moved = |number, asked: &Value| stand.ask(&format!("POST /v1/routes/{}/move", mac(number)), asked);
+    let target = json!({"to": "host-b", "from": 1, "early": true});
+    let source = |incarnation| json!({"to": "host-a", "from": 1, "incarnation": incarnation});
+    let durable = |body: &str| serde_json::from_str::<Value>(body).unwrap()["durable"].clone();
+    // The target is first. Asked again without `early`, it is on disk.
+    for (asked, kept) in [(&target, false), (&target, false), (&to("host-b", 1), true)] {
+        let answer = moved(1, asked);
+        assert_eq!((answer.status, placed(&answer.body)), (200, ("host-b".to_owned(), 2)));
+        assert_eq!(durable(&answer.body), kept);
+    }
+    moved(1, &source(incarnation)).expect_error(409, "fenced");
+    // The source is first.
+    moved(2, &source(incarnation ^ 1)).expect_error(409, "unsettled");
+    for _ in 0..2 {
+        let answer = moved(2, &source(incarnation));
+        assert_eq!((answer.status, placed(&answer.body)), (200, ("host-a".to_owned(), 2)));
+        assert_eq!(durable(&answer.body), true);
+    }
+    moved(2, &target).expect_error(409, "fenced");
+    // What went nowhere is no switch, and what is not on disk took no time to get there.
+    assert_eq!(stand.asked("GET /v1/status")["switches"], 1);
+    assert_eq!(stand.metric("roam_sdn_switch_seconds_count"), Some(5.0));
+    assert_eq!(stand.metric("roam_sdn_switch_durable_seconds_count"), Some(3.0));
+}
+
+#[test]
 fn hosts_and_fronts_come_and_go() {
     let stand = Stand::with_hosts();
     let hosts = stand.asked("GET /v1/hosts");
     assert_eq!((&hosts[0]["name"], &hosts[1]["vtep"]), (&json!("host-a"), &json!("172.30.0.2")));
     let beat = json!({"applied": 2, "plane": null});
     let heard = stand.ask("POST /v1/hosts/host-a/heartbeat", &beat);
-    assert_eq!((heard.status, heard.body), (200, r#"{"revision":2}"#.to_owned()));
+    let incarnation = stand.asked("GET /v1/status")["incarnation"].clone();
+    let heard: Value = serde_json::from_str(&heard.body).unwrap();
+    assert_eq!(heard, json!({"revision": 2, "incarnation": incarnation}));
+    assert_eq!(stand.asked("GET /v1/version")["incarnation"], incarnation);
     assert_eq!(stand.asked("GET /v1/hosts")[0]["applied"], 2);
+    // Where it takes migrations is told when it joins, and told anew.
+    for at in ["172.30.0.1:7445", "172.30.0.1:7446"] {
+        let join = json!({"kind": "host", "vtep": "172.30.0.1", "migrate": at});
+        assert_eq!(stand.ask("PUT /v1/hosts/host-a", &join).status, 200);
+        assert_eq!(stand.asked("GET /v1/hosts")[0]["migrate"], at);
+    }
+    assert!(stand.asked("GET /v1/hosts")[1].get("migrate").is_none());
     assert_eq!(stand.ask("DELETE /v1/hosts/host-b", &Value::Null).status, 200);
     assert_eq!(stand.asked("GET /v1/hosts").as_array().unwrap().len(), 1);
     let front = json!({"protocol": "tcp", "listen": "[2001:db8::1]:80", "to": "[fd90::2]:8080"});
@@ -89,7 +131,12 @@ fn every_refusal_has_code_and_sentence() {
         ("POST /v1/routes".to_owned(), json!({"address": {"mac": "01:00:00:00:00:00"}}), 400, "bad_request"),
         ("POST /v1/routes".to_owned(), json!({"address": {"mac": mac(9)}, "hots": "a"}), 400, "bad_request"),
         (format!("POST /v1/routes/{}", one("/move")), to("host-b", 7), 409, "fenced"),
-        (format!("POST /v1/routes/{}", one("/move")), to("host-a", 1), 409, "conflict"),
+        (
+            format!("POST /v1/routes/{}", one("/move")),
+            json!({"to": "host-b", "from": 1, "incarnation": 1}),
+            409,
+            "unsettled",
+        ),
         (format!("POST /v1/routes/{}", one("/move")), to("nobody", 1), 404, "not_found"),
         ("POST /v1/routes/twin/move".to_owned(), to("host-b", 1), 409, "conflict"),
         ("POST /v1/routes/nobody/move".to_owned(), to("host-b", 1), 404, "not_found"),
@@ -102,6 +149,12 @@ fn every_refusal_has_code_and_sentence() {
         ("PUT /v1/hosts/host-c".to_owned(), gateway, 409, "conflict"),
         ("POST /v1/routes".to_owned(), nowhere, 422, "invalid"),
         ("PUT /v1/hosts/host-c".to_owned(), json!({"kind": "host", "vtep": "224.0.0.1"}), 422, "invalid"),
+        (
+            "PUT /v1/hosts/host-c".to_owned(),
+            json!({"kind": "host", "vtep": "172.30.0.3", "migrate": "0.0.0.0:7445"}),
+            422,
+            "invalid",
+        ),
         ("POST /v1/hosts/host-c/heartbeat".to_owned(), json!({"applied": null, "plane": null}), 404, "not_found"),
         ("DELETE /v1/hosts/host-a".to_owned(), Value::Null, 409, "conflict"),
         ("DELETE /v1/hosts/host-c".to_owned(), Value::Null, 404, "not_found"),

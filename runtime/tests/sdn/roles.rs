@@ -44,6 +44,16 @@ fn a_host_looks_at_everything_and_changes_what_is_its_own() {
     // What it takes for its own, but is not any more.
     ask(&mut a, &format!("DELETE {path}?generation=1"), &Value::Null).expect_error(409, "fenced");
     allowed(&mut b, &format!("POST {path}/settle?generation=2"), Value::Null);
+    // In a migration as well: what a host gets, or keeps, is its own.
+    let incarnation = serde_json::from_str::<Value>(&ask(&mut a, "GET /v1/version", &Value::Null).body).unwrap();
+    let incarnation = &incarnation["incarnation"];
+    for extra in [json!({"early": true}), json!({"incarnation": incarnation})] {
+        let mut asked = to("host-b", 1);
+        asked.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        forbidden(&mut a, &format!("POST {path}/move"), asked.clone());
+        allowed(&mut b, &format!("POST {path}/move"), asked);
+    }
+    allowed(&mut b, &format!("POST {path}/move"), to("host-b", 2));
     for path in ["routes", "hosts", "fronts", "status", "health", "version", "openapi.json", "../metrics"] {
         let path = if path == "../metrics" { "/metrics".to_owned() } else { format!("/v1/{path}") };
         allowed(&mut a, &format!("GET {path}"), Value::Null);
@@ -52,7 +62,7 @@ fn a_host_looks_at_everything_and_changes_what_is_its_own() {
     forbidden(&mut a, "PUT /v1/fronts", front.clone());
     forbidden(&mut a, "DELETE /v1/fronts?protocol=udp&listen=192.0.2.1:53", Value::Null);
     forbidden(&mut b, "DELETE /v1/hosts/host-a", Value::Null);
-    allowed(&mut b, &format!("DELETE {path}?generation=2"), Value::Null);
+    allowed(&mut b, &format!("DELETE {path}?generation=3"), Value::Null);
     allowed(&mut b, "DELETE /v1/hosts/host-b", Value::Null);
     // An operator does it all, in anybody's name.
     allowed(&mut alice, "PUT /v1/fronts", front);

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 
+use roam_sdn::controller::Move;
 use roam_sdn::model::{Address, Kind};
 use serde_json::{Value, json};
 
@@ -145,7 +146,7 @@ fn who_does_not_read_holds_up_nobody_and_gets_the_table_again() {
         let claimed = stand.controller.claim(address, host(0), None).await.unwrap();
         let mut generation = claimed.route.unwrap().placement.generation;
         for number in 1..=CHANGES {
-            let moved = stand.controller.move_to(mac, generation, host(number), false).await.unwrap();
+            let moved = stand.controller.move_to(mac, Move::new(host(number), generation)).await.unwrap();
             generation = moved.route.unwrap().placement.generation;
         }
     });
@@ -171,7 +172,7 @@ fn hundreds_may_follow() {
     let stand = Stand::with_hosts();
     let mut followers: Vec<_> = (0..200).map(|_| Follower::new(&stand, "", "")).collect();
     let vtep: IpAddr = "172.30.0.3".parse().unwrap();
-    stand.runtime.block_on(stand.controller.join("host-c".parse().unwrap(), Kind::Host, vtep)).unwrap();
+    stand.runtime.block_on(stand.controller.join("host-c".parse().unwrap(), Kind::Host, vtep, None)).unwrap();
     for follower in &mut followers {
         follower.expect("table", 2);
         follower.expect("update", 3);

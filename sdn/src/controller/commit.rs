@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use tokio::sync::oneshot;
 
 use super::{ControllerError, Inner};
-use crate::model::{Revision, Update};
+use crate::model::Update;
 use crate::sentence::in_full;
 use crate::store::{Store, StoreError};
 use crate::table::Touched;
@@ -20,16 +20,8 @@ pub(super) struct Job {
     pub(super) update: Option<Update>,
     /// What the plane has not followed yet.
     pub(super) touched: Option<Touched>,
-    pub(super) answer: oneshot::Sender<Result<Answer, ControllerError>>,
-    pub(super) answer_after: Answer,
-}
-
-/// What the asker is told.
-pub(super) struct Answer {
-    pub(super) revision: Revision,
-    /// From the call to the changed plane; `None` if nothing changed.
-    pub(super) plane_us: Option<u64>,
-    pub(super) trouble: Option<String>,
+    /// Told when it is on disk: why the plane does not follow, if it was to follow only then.
+    pub(super) answer: oneshot::Sender<Result<Option<String>, ControllerError>>,
 }
 
 /// Where jobs go. Pushed to with the live table locked, so that they come in the order of their revisions.
@@ -84,12 +76,12 @@ fn succeed(inner: &Inner, updates: &[Update], batch: Vec<Job>) {
     }
     for job in batch {
         let late = job.touched.is_some().then(|| trouble.clone()).flatten();
-        let trouble = job.answer_after.trouble.or(late);
-        let _ = job.answer.send(Ok(Answer { trouble, ..job.answer_after }));
+        let _ = job.answer.send(Ok(late));
     }
 }
 
-/// Nothing of what waits has happened: table and plane are again as on disk.
+/// Nothing of what waits has happened: table and plane are again as on disk. Some of it may have been answered early, and
+/// is forgotten now; therefore the incarnation is another one from the moment on at which it is.
 fn fail(inner: &Inner, error: StoreError, store: &mut dyn Store, batch: Vec<Job>, jobs: &Receiver<Job>) {
     let text = in_full(&error);
     tracing::error!(error = text, "changes are taken back: they cannot be kept on disk");
@@ -105,6 +97,7 @@ fn fail(inner: &Inner, error: StoreError, store: &mut dyn Store, batch: Vec<Job>
     let waiting: Vec<Job> = {
         let mut live = inner.live();
         live.table = inner.committed().clone();
+        live.incarnation = super::incarnation();
         live.store_trouble = Some(text);
         if let Some(keeper) = &inner.keeper {
             // What is wrong with the plane is in its status.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::model::Name;
+use crate::model::{Incarnation, Name};
 use crate::plane::PlaneError;
 use crate::store::StoreError;
 use crate::table::Refused;
@@ -17,6 +17,17 @@ pub enum ControllerError {
     /// It could not be made durable, and so did not happen.
     #[error("not done, because it cannot be kept on disk")]
     NotKept(#[source] Arc<StoreError>),
+    /// It rests on what the controller may have forgotten.
+    #[error(
+        "the controller is of incarnation {now}, not {said}: addresses it granted in the last moments of the other may be \
+         forgotten, so the other host must be heard first; where it is gone for good, `roam route move` decides"
+    )]
+    Unsettled {
+        /// What the asker knew.
+        said: Incarnation,
+        /// What counts.
+        now: Incarnation,
+    },
     /// No address is called so.
     #[error("there is no address `{0}`; `roam route ls` lists them by MAC, IP and name")]
     NoSuch(String),

@@ -9,6 +9,18 @@
 //! the disk then says no, table and plane go back to what was committed, and the asker hears that nothing happened. A
 //! controller killed in between has answered nobody; the next one has its plane follow the table that is on disk.
 //! After such a failure the disk comes first, until one commit has succeeded: the plane is not to swing with each try.
+//!
+//! **Early answers.** A [`Move`] that asks for it is answered as soon as it is decided and the plane follows: a guest that is
+//! stopped does not wait for a disk. Such an answer can be forgotten, by a controller that is killed or whose disk says
+//! no. Each memory that may have forgotten one has an [`Incarnation`] of its own, by which a migration may use them:
+//! - The target, which has all of a guest, polls on an early answer, and asks again without `early` until it hears that the
+//!   move is on disk. If it was forgotten it is granted anew: the generation it ends is still the present one.
+//! - The source never claims the address while it is not in doubt. In doubt it moves the address to itself, from the same
+//!   generation, so that one of the two is too late; and it says the incarnation that it knew before it gave the guest
+//!   away. A controller that may have forgotten what it granted the target is of another one, and refuses.
+//!
+//! That rests on one controller at a time having the store, as the file's lock has it: of two, each would have a memory
+//! of its own.
 
 mod commit;
 mod error;
@@ -16,21 +28,22 @@ mod presence;
 mod view;
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
 pub use error::{ControllerError, OpenError};
-pub use view::{Accepted, ControllerStatus, Heartbeat, NodeView, RouteView, SwitchView, TableView};
+pub use view::{Accepted, ControllerStatus, Heard, Heartbeat, Move, NodeView, RouteView, SwitchView, TableView};
 
-use crate::model::{Address, Front, FrontKey, Generation, Kind, Mac, Name, Revision, Route};
+use crate::model::{Address, Front, FrontKey, Generation, Incarnation, Kind, Mac, Name, Revision, Route};
 use crate::plane::{Counters, Keeper, PlaneError, PlaneStatus, Planes};
 use crate::sentence::in_full;
 use crate::store::{Compacted, Feed, Store, Watch};
 use crate::table::{Command, Event, Table};
-use commit::{Answer, Job, Queue};
+use commit::{Job, Queue};
 
 /// How long a host may be silent before it is called lost.
 pub const LOST_AFTER: Duration = Duration::from_secs(5);
@@ -83,11 +96,24 @@ struct Live {
     queue: Queue,
     /// Why the last commit failed, until one succeeds: meanwhile the disk comes before the plane.
     store_trouble: Option<String>,
+    /// Of this memory: early answers that were given in it are remembered.
+    incarnation: Incarnation,
+}
+
+/// What was decided, before it is on disk.
+struct Decision {
+    accepted: Accepted,
+    /// Whether the plane was asked before the disk is.
+    is_ahead: bool,
+    /// The switch that began with it.
+    switch: Option<(Mac, Revision)>,
+    kept: oneshot::Receiver<Result<Option<String>, ControllerError>>,
 }
 
 #[derive(Default)]
 struct Switches {
-    last: HashMap<Mac, SwitchView>,
+    /// With the revision that each came with.
+    last: HashMap<Mac, (Revision, SwitchView)>,
     total: u64,
 }
 
@@ -103,7 +129,7 @@ impl Controller {
         let keeper = plane.map(|planes| Keeper::start(config.node.clone(), planes, &table)).transpose()?;
         let (queue, jobs) = commit::queue();
         let inner = Arc::new(Inner {
-            live: Mutex::new(Live { table: table.clone(), queue, store_trouble: None }),
+            live: Mutex::new(Live { table: table.clone(), queue, store_trouble: None, incarnation: incarnation() }),
             presence: Mutex::new(presence::Presences::all_heard(&table, Instant::now())),
             committed: Mutex::new(table),
             keeper,
@@ -121,16 +147,22 @@ impl Controller {
         let controller = Self { inner };
         controller.inner.follow_fronts(true);
         if let Some(vtep) = controller.inner.config.vtep {
-            controller.join(controller.inner.config.node.clone(), Kind::Gateway, vtep).await?;
+            controller.join(controller.inner.config.node.clone(), Kind::Gateway, vtep, None).await?;
         }
         tokio::spawn(look_after(Arc::downgrade(&controller.inner)));
         Ok(controller)
     }
 
-    /// A node is there. To join again, from another address as well, is no error.
-    pub async fn join(&self, host: Name, kind: Kind, vtep: IpAddr) -> Result<Accepted, ControllerError> {
+    /// A node is there, and takes migrations at `migrate`. To join again, with other addresses as well, is no error.
+    pub async fn join(
+        &self,
+        host: Name,
+        kind: Kind,
+        vtep: IpAddr,
+        migrate: Option<SocketAddr>,
+    ) -> Result<Accepted, ControllerError> {
         self.inner.presence().heard(&host, None, Instant::now());
-        self.submit(&Event::Joined { host, kind, vtep }, None).await
+        self.submit(&Event::Joined { host, kind, vtep, migrate }, None).await
     }
 
     /// A node goes.
@@ -143,13 +175,13 @@ impl Controller {
         Ok(left)
     }
 
-    /// A node is heard. The committed revision, for it to see whether it lags.
-    pub async fn heartbeat(&self, host: &Name, heartbeat: Heartbeat) -> Result<Revision, ControllerError> {
+    /// A node is heard. Told the committed revision, it sees whether it lags.
+    pub async fn heartbeat(&self, host: &Name, heartbeat: Heartbeat) -> Result<Heard, ControllerError> {
         let event = Event::Heard { host: host.clone() };
         // Refused if it is unknown: then it joins.
         self.submit(&event, None).await?;
         self.inner.presence().heard(host, Some(heartbeat), Instant::now());
-        Ok(self.revision())
+        Ok(Heard { revision: self.revision(), incarnation: self.incarnation() })
     }
 
     /// A host says that it has an address; see [`Event::Claimed`].
@@ -166,15 +198,22 @@ impl Controller {
         self.submit(&Event::Claimed { address, host, held, at_ms: now_ms() }, Some(mac)).await
     }
 
-    /// An address goes to another host; see [`Event::Moved`].
-    pub async fn move_to(
-        &self,
-        mac: Mac,
-        from: Generation,
-        to: Name,
-        drain: bool,
-    ) -> Result<Accepted, ControllerError> {
-        self.submit(&Event::Moved { mac, from, to, drain, at_ms: now_ms() }, Some(mac)).await
+    /// An address goes to another host; see [`Event::Moved`]. When it is answered early, see the head of this module.
+    pub async fn move_to(&self, mac: Mac, asked: Move) -> Result<Accepted, ControllerError> {
+        let began = Instant::now();
+        let Move { to, from, drain, early, incarnation } = asked;
+        let event = Event::Moved { mac, from, to, drain, at_ms: now_ms() };
+        let decision = self.inner.decide(&event, Some(mac), incarnation, began)?;
+        if early && decision.is_ahead {
+            self.answer_early(decision, began)
+        } else {
+            self.keep(&event, decision, began).await
+        }
+    }
+
+    /// Which memory of it decides.
+    pub fn incarnation(&self) -> Incarnation {
+        self.inner.live().incarnation
     }
 
     /// The owner before passes nothing on any more.
@@ -247,7 +286,7 @@ impl Controller {
             let placement = &route.placement;
             let owner = table.host(&placement.host);
             // Locked for each: a move, which waits for this, must not wait for all of them.
-            let last_switch = self.inner.switches().last.get(&route.address.mac).cloned();
+            let last_switch = self.inner.switches().last.get(&route.address.mac).map(|(_, last)| last.clone());
             let behind = applied.iter().filter(|(_, applied)| *applied < placement.revision);
             RouteView {
                 address: route.address.clone(),
@@ -284,6 +323,7 @@ impl Controller {
     pub fn status(&self) -> ControllerStatus {
         ControllerStatus {
             node: self.inner.config.node.clone(),
+            incarnation: self.incarnation(),
             revision: self.revision(),
             plane: self.plane(),
             fronts_trouble: lock(&self.inner.fronts_trouble).clone(),
@@ -300,40 +340,65 @@ impl Controller {
     /// Decides on an event, has the plane follow, and returns when it is on disk.
     async fn submit(&self, event: &Event, mac: Option<Mac>) -> Result<Accepted, ControllerError> {
         let began = Instant::now();
-        let (answer, answered) = oneshot::channel();
-        self.inner.decide(event, began, answer)?;
-        let Answer { revision, plane_us, trouble } = answered.await.map_err(|_gone| ControllerError::Closing)??;
-        let durable_us = micros(began.elapsed());
-        let route = mac.and_then(|mac| self.inner.committed().route(mac).cloned());
-        if let Event::Moved { mac, .. } = event
-            && plane_us.is_some()
-        {
-            self.inner.switches().note(*mac, durable_us);
-        }
+        let decision = self.inner.decide(event, mac, None, began)?;
+        self.keep(event, decision, began).await
+    }
+
+    /// Answers when it is on disk.
+    async fn keep(&self, event: &Event, decision: Decision, began: Instant) -> Result<Accepted, ControllerError> {
+        let Decision { mut accepted, switch, kept, .. } = decision;
+        let late = kept.await.map_err(|_gone| ControllerError::Closing)??;
+        accepted.trouble = accepted.trouble.or(late);
+        (accepted.durable, accepted.durable_us) = (true, micros(began.elapsed()));
+        self.inner.switches().note(switch, accepted.durable_us);
         if matches!(event, Event::Opened { .. } | Event::Closed { .. }) {
             let inner = self.inner.clone();
             // nft takes milliseconds. A task that ends early was cut off with its runtime.
             let _ = tokio::task::spawn_blocking(move || inner.follow_fronts(true)).await;
+            accepted.trouble = lock(&self.inner.fronts_trouble).clone();
         }
-        let trouble = match event {
-            Event::Opened { .. } | Event::Closed { .. } => lock(&self.inner.fronts_trouble).clone(),
-            _ => trouble,
-        };
-        Ok(Accepted { revision, route, plane_us: plane_us.unwrap_or(0), durable_us, trouble })
+        Ok(accepted)
+    }
+
+    /// Answers before it is on disk, and notes when it is.
+    fn answer_early(&self, decision: Decision, began: Instant) -> Result<Accepted, ControllerError> {
+        let Decision { accepted, switch, mut kept, .. } = decision;
+        let inner = self.inner.clone();
+        match kept.try_recv() {
+            Err(TryRecvError::Empty) => drop(tokio::spawn(async move {
+                // That it was taken back is said where it is, and to whoever asks again.
+                if let Ok(Ok(_)) = kept.await {
+                    inner.switches().note(switch, micros(began.elapsed()));
+                }
+            })),
+            Err(TryRecvError::Closed) => return Err(ControllerError::Closing),
+            // As fast as that it was kept, or could not be.
+            Ok(done) => {
+                done?;
+                inner.switches().note(switch, micros(began.elapsed()));
+            }
+        }
+        Ok(accepted)
     }
 }
 
 impl Inner {
-    /// On the path of a switch: no disk, no waiting, but for the plane.
+    /// On the path of a switch: no disk, no waiting, but for the plane. `mac` is the address that the answer shows.
     fn decide(
         &self,
         event: &Event,
+        mac: Option<Mac>,
+        said: Option<Incarnation>,
         began: Instant,
-        answer: oneshot::Sender<Result<Answer, ControllerError>>,
-    ) -> Result<(), ControllerError> {
+    ) -> Result<Decision, ControllerError> {
         let mut live = self.live();
+        if let Some(said) = said.filter(|said| *said != live.incarnation) {
+            return Err(ControllerError::Unsettled { said, now: live.incarnation });
+        }
         let from = match event {
-            Event::Moved { mac, .. } => live.table.route(*mac).map(|route| route.placement.host.clone()),
+            Event::Moved { mac, to, .. } => {
+                live.table.route(*mac).map(|route| route.placement.host.clone()).filter(|from| from != to)
+            }
             _ => None,
         };
         let commands = live.table.step(event)?;
@@ -350,14 +415,18 @@ impl Inner {
         if let (Some(touched), false, Some(keeper)) = (&touched, durable_first, &self.keeper) {
             trouble = keeper.follow(&live.table, touched).err().map(|error| in_full(&error));
         }
-        let plane_us = update.is_some().then(|| micros(began.elapsed()));
-        if let (Event::Moved { mac, at_ms, .. }, Some(plane_us), Some(from)) = (event, plane_us, from) {
-            self.switches().begin(*mac, from, *at_ms, plane_us);
+        let plane_us = if update.is_some() { micros(began.elapsed()) } else { 0 };
+        let mut switch = None;
+        if let (Event::Moved { mac, at_ms, .. }, Some(_), Some(from)) = (event, &update, from) {
+            let view = SwitchView { from, at_ms: *at_ms, plane_us, durable_us: 0, switches: 0 };
+            self.switches().begin(*mac, revision, view);
+            switch = Some((*mac, revision));
         }
-        let touched = touched.filter(|_| durable_first);
-        let answer_after = Answer { revision, plane_us, trouble };
-        live.queue.push(Job { update, touched, answer, answer_after });
-        Ok(())
+        let route = mac.and_then(|mac| live.table.route(mac).cloned());
+        let accepted = Accepted { revision, route, plane_us, durable: false, durable_us: 0, trouble };
+        let (answer, kept) = oneshot::channel();
+        live.queue.push(Job { update, touched: touched.filter(|_| durable_first), answer });
+        Ok(Decision { accepted, is_ahead: !durable_first, switch, kept })
     }
 
     /// Has the fronts be those of the table; if `always`, even if they seem to be.
@@ -405,14 +474,16 @@ impl Inner {
 }
 
 impl Switches {
-    fn begin(&mut self, mac: Mac, from: Name, at_ms: u64, plane_us: u64) {
-        let switches = self.last.get(&mac).map_or(0, |last| last.switches) + 1;
+    fn begin(&mut self, mac: Mac, revision: Revision, switch: SwitchView) {
+        let switches = self.last.get(&mac).map_or(0, |(_, last)| last.switches) + 1;
         self.total += 1;
-        self.last.insert(mac, SwitchView { from, at_ms, plane_us, durable_us: 0, switches });
+        self.last.insert(mac, (revision, SwitchView { switches, ..switch }));
     }
 
-    fn note(&mut self, mac: Mac, durable_us: u64) {
-        if let Some(last) = self.last.get_mut(&mac) {
+    /// If it still is the last one: an early answer lets the next begin before it is on disk.
+    fn note(&mut self, switch: Option<(Mac, Revision)>, durable_us: u64) {
+        let Some((mac, revision)) = switch else { return };
+        if let Some((_, last)) = self.last.get_mut(&mac).filter(|(begun, _)| *begun == revision) {
             last.durable_us = durable_us;
         }
     }
@@ -442,6 +513,12 @@ async fn look_after(weak: Weak<Inner>) {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Unlike all others: the system's randomness is in the keys of a hasher.
+fn incarnation() -> Incarnation {
+    // As many bits as every reader of JSON takes.
+    Incarnation(RandomState::new().hash_one(()) >> 11)
 }
 
 fn micros(duration: Duration) -> u64 {

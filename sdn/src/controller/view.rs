@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::model::{Address, Front, Host, Name, Placement, Presence, Revision, Route};
+use crate::model::{Address, Front, Generation, Host, Incarnation, Name, Placement, Presence, Revision, Route};
 use crate::plane::{Counters, PlaneStatus};
 use crate::table::Table;
 
@@ -68,10 +68,41 @@ pub struct SwitchView {
     pub at_ms: u64,
     /// From the call to the changed data plane, microseconds.
     pub plane_us: u64,
-    /// From the call until it was on disk as well, microseconds.
+    /// From the call until it was on disk as well, microseconds; 0 while it is not.
     pub durable_us: u64,
     /// Moves of this address since the controller was started.
     pub switches: u64,
+}
+
+/// An address goes to another host; or its owner begins a new generation, so that nobody moves it from the one before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Move {
+    /// To whom.
+    #[schema(value_type = String)]
+    pub to: Name,
+    /// The generation that ends.
+    pub from: Generation,
+    /// Whether frames go on to the owner before, which passes them on, until it is settled.
+    #[serde(default)]
+    pub drain: bool,
+    /// Whether the answer is to come before it is on disk. A wish: while the disk is in trouble the answer waits for it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub early: bool,
+    /// Refused unless the controller is still of this incarnation, in which no early answer has been forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<Incarnation>,
+}
+
+impl Move {
+    /// To that host, as soon as it is on disk.
+    pub fn new(to: Name, from: Generation) -> Self {
+        Self { to, from, drain: false, early: false, incarnation: None }
+    }
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// What came of an accepted change.
@@ -83,7 +114,9 @@ pub struct Accepted {
     pub route: Option<Route>,
     /// From the call to the changed data plane, microseconds.
     pub plane_us: u64,
-    /// From the call until it was on disk as well, microseconds.
+    /// Whether it is on disk. Not when an early answer was asked for: then it may still be taken back.
+    pub durable: bool,
+    /// From the call until it was on disk as well, microseconds; 0 if it is not.
     pub durable_us: u64,
     /// Why the controller's data plane does not follow yet. The change stands; it is tried again until it does.
     pub trouble: Option<String>,
@@ -97,6 +130,15 @@ pub struct Heartbeat {
     pub applied: Option<Revision>,
     /// How its data plane is.
     pub plane: Option<PlaneStatus>,
+}
+
+/// Answer to a heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Heard {
+    /// The table's revision.
+    pub revision: Revision,
+    /// Which memory of the controller answers.
+    pub incarnation: Incarnation,
 }
 
 /// A node, and how it fares.
@@ -121,6 +163,8 @@ pub struct ControllerStatus {
     /// The node it runs on.
     #[schema(value_type = String)]
     pub node: Name,
+    /// Which memory of it decides.
+    pub incarnation: Incarnation,
     /// The table's revision.
     pub revision: Revision,
     /// Its own data plane; `None` if it has none.

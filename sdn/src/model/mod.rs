@@ -51,6 +51,18 @@ impl fmt::Display for Revision {
     }
 }
 
+/// Which memory of a controller decided. Another one after each start and after each change that could not be kept: then
+/// moves that were answered before they were on disk may be forgotten. At random; of two, neither is the later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+pub struct Incarnation(pub u64);
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
 /// What frames are addressed to. The MAC is what it is known by: no two addresses share one, nor an IP address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -140,6 +152,10 @@ pub struct Host {
     /// The address of its end of the tunnels (VTEP, RFC 7348).
     #[schema(value_type = String, example = "172.30.0.1")]
     pub vtep: IpAddr,
+    /// Where it takes migrations; `None` if it takes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "172.30.0.1:7445")]
+    pub migrate: Option<SocketAddr>,
     /// Whether it is heard of.
     pub presence: Presence,
 }

@@ -289,7 +289,7 @@ mod tests {
         let mut table = Table::default();
         for (host, last) in [("a", 1), ("b", 2)] {
             let vtep = IpAddr::from([172, 30, 0, last]);
-            table.step(&Event::Joined { host: name(host), kind: Kind::Host, vtep }).unwrap();
+            table.step(&Event::Joined { host: name(host), kind: Kind::Host, vtep, migrate: None }).unwrap();
         }
         let address = Address { mac: MAC, ip: None, ip6: None, name: None };
         table.step(&Event::Claimed { address, host: name("a"), held: None, at_ms: 0 }).unwrap();

@@ -230,6 +230,27 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_before_hosts_took_migrations_are_read() {
+        let dir = Dir::new("before");
+        let mut store = RedbStore::open(&dir.0.join("table.redb")).unwrap();
+        let row = br#"{"host":{"name":"a","kind":"host","vtep":"172.30.0.1","presence":"live"}}"#;
+        {
+            let transaction = store.database().unwrap().begin_write().unwrap();
+            transaction.open_table(ROWS).unwrap().insert("host/a", row.as_slice()).unwrap();
+            transaction.commit().unwrap();
+        }
+        let table = store.load().unwrap();
+        let host = table.hosts().next().unwrap();
+        assert_eq!((host.name.as_str(), host.migrate), ("a", None));
+        // And as written for those who only know such rows.
+        assert_eq!(serde_json::to_vec(&Change::Host(host.clone())).unwrap(), row);
+        let at = "172.30.0.1:7445".parse().unwrap();
+        let host = crate::model::Host { migrate: Some(at), ..host.clone() };
+        store.commit(Revision(0), &[update(1, vec![Change::Host(host)])]).unwrap();
+        assert_eq!(store.load().unwrap().hosts().next().unwrap().migrate, Some(at));
+    }
+
+    #[test]
     fn a_commit_on_another_revision_changes_nothing() {
         let dir = Dir::new("conflict");
         let mut store = RedbStore::open(&dir.0.join("table.redb")).unwrap();

@@ -6,7 +6,7 @@ mod route;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 pub use refused::Refused;
 
@@ -44,6 +44,8 @@ pub enum Event {
         kind: Kind,
         /// Its end of the tunnels.
         vtep: IpAddr,
+        /// Where it takes migrations, if it does.
+        migrate: Option<SocketAddr>,
     },
     /// A node goes. Refused while it owns addresses.
     Left {
@@ -71,7 +73,8 @@ pub enum Event {
         /// When.
         at_ms: u64,
     },
-    /// An address goes to another host.
+    /// An address goes to another host; or its owner begins a new generation, which fences all who would move it from
+    /// the one before.
     Moved {
         /// Which.
         mac: Mac,
@@ -149,7 +152,7 @@ impl Table {
     /// What an event changes; nothing if it is so already.
     fn changes(&self, event: &Event) -> Result<Vec<Change>, Refused> {
         match event {
-            Event::Joined { host, kind, vtep } => self.joined(host, *kind, *vtep),
+            Event::Joined { host, kind, vtep, migrate } => self.joined(host, *kind, *vtep, *migrate),
             Event::Left { host } => self.left(host),
             Event::Lost { host } => self.presence(host, Presence::Lost),
             Event::Heard { host } => self.presence(host, Presence::Live),
@@ -185,7 +188,12 @@ impl Table {
                 touched.all |= before.is_some_and(|before| before.vtep != host.vtep);
             }
             Change::NoHost(_) => touched.ends = true,
-            Change::Route(route) => touched.macs.push(route.address.mac),
+            // A generation that its owner begins leaves frames where they go.
+            Change::Route(route) => {
+                if self.routes.get(&route.address.mac).map(way) != Some(way(route)) {
+                    touched.macs.push(route.address.mac);
+                }
+            }
             Change::NoRoute(mac) => touched.macs.push(*mac),
             Change::Front(_) | Change::NoFront(_) | Change::Floor(_) => {}
         }
@@ -281,9 +289,19 @@ impl Table {
         self.floor
     }
 
-    fn joined(&self, name: &Name, kind: Kind, vtep: IpAddr) -> Result<Vec<Change>, Refused> {
-        if vtep.is_multicast() || vtep.is_unspecified() || vtep.is_loopback() {
+    fn joined(
+        &self,
+        name: &Name,
+        kind: Kind,
+        vtep: IpAddr,
+        migrate: Option<SocketAddr>,
+    ) -> Result<Vec<Change>, Refused> {
+        let no_machine = |ip: IpAddr| ip.is_multicast() || ip.is_unspecified() || ip.is_loopback();
+        if no_machine(vtep) {
             return Err(Refused::NoHostAddress(vtep));
+        }
+        if let Some(migrate) = migrate.filter(|migrate| no_machine(migrate.ip()) || migrate.port() == 0) {
+            return Err(Refused::MigrateAddress(migrate));
         }
         if let Some(other) = self.hosts.values().find(|host| host.vtep == vtep && host.name != *name) {
             return Err(Refused::Vtep { vtep, host: other.name.clone() });
@@ -294,7 +312,7 @@ impl Table {
         if self.hosts.get(name).is_some_and(|host| host.kind != kind) {
             self.owns_nothing(name)?;
         }
-        let host = Host { name: name.clone(), kind, vtep, presence: Presence::Live };
+        let host = Host { name: name.clone(), kind, vtep, migrate, presence: Presence::Live };
         Ok(if self.hosts.get(name) == Some(&host) { Vec::new() } else { vec![Change::Host(host)] })
     }
 
@@ -341,4 +359,9 @@ impl Table {
     fn known(&self, name: &Name) -> Result<&Host, Refused> {
         self.hosts.get(name).ok_or_else(|| Refused::NoHost(name.clone()))
     }
+}
+
+/// All of a route that says where frames go.
+fn way(route: &Route) -> (&Address, &Name, Option<&Name>) {
+    (&route.address, &route.placement.host, route.placement.via.as_ref())
 }

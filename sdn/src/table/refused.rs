@@ -1,6 +1,6 @@
 //! Why the table stays as it is.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::model::{Front, FrontKey, Generation, Mac, Name};
 
@@ -53,14 +53,6 @@ pub enum Refused {
     /// It runs no guests.
     #[error("{0} is a gateway and owns no addresses; choose a host")]
     Gateway(Name),
-    /// It is the owner.
-    #[error("{mac} is {host}'s already")]
-    Already {
-        /// Which.
-        mac: Mac,
-        /// Whose.
-        host: Name,
-    },
     /// It cannot leave.
     #[error("{host} owns {addresses} addresses; move or release them first")]
     Owns {
@@ -80,6 +72,9 @@ pub enum Refused {
     /// No machine can have it.
     #[error("{0} is no address of a machine")]
     NoHostAddress(IpAddr),
+    /// No other machine can reach it.
+    #[error("{0} is no place to take migrations at: give an address that other hosts can reach, and a port")]
+    MigrateAddress(SocketAddr),
     /// There is no such front.
     #[error("there is no front {0}")]
     NoFront(FrontKey),

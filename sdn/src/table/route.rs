@@ -56,7 +56,10 @@ impl Table {
     }
 
     /// The generation that ends must be the present one: of two who move at once, one comes too late. Who asks again
-    /// because the answer was lost is told yes.
+    /// because the answer was lost is told yes: a generation has one owner for ever, so that it cannot be somebody else's.
+    ///
+    /// That holds for the owner as well, which moves its address to itself when it cannot know whether it was moved away:
+    /// it has the next generation then, or is fenced by whoever has it.
     pub(super) fn moved(
         &self,
         mac: Mac,
@@ -75,7 +78,10 @@ impl Table {
             return Err(self.fenced(route, Some(from)));
         }
         if placement.host == *to {
-            return Err(Refused::Already { mac, host: to.clone() });
+            // Frames go where they went, by another if they did.
+            let revision = self.revision.next();
+            let placement = Placement { generation: from.next(), since_ms: at_ms, revision, ..placement.clone() };
+            return Ok(vec![Change::Route(Route { address: route.address.clone(), placement })]);
         }
         if host.kind == Kind::Gateway {
             return Err(Refused::Gateway(to.clone()));

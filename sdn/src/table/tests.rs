@@ -24,7 +24,7 @@ fn address(number: u8, ip: u8) -> Address {
 }
 
 fn joined(host: &str, number: u8) -> Event {
-    Event::Joined { host: name(host), kind: Kind::Host, vtep: vtep(number) }
+    Event::Joined { host: name(host), kind: Kind::Host, vtep: vtep(number), migrate: None }
 }
 
 fn claimed(number: u8, host: &str, held: Option<u64>) -> Event {
@@ -73,7 +73,57 @@ fn a_move_fences_the_owner_before() {
     assert!(matches!(table.step(&moved(1, 1, "a")), Err(Refused::Fenced { .. })));
     // Who asks again because the answer was lost is told yes.
     assert_eq!(table.step(&moved(1, 1, "b")), Ok(Vec::new()));
-    assert!(matches!(table.step(&moved(1, 2, "b")), Err(Refused::Already { .. })));
+}
+
+#[test]
+fn who_moves_to_itself_has_the_next_generation_and_no_frame_goes_another_way() {
+    let mut table = table(&[joined("a", 1), joined("b", 2), claimed(1, "a", None)]);
+    let before = table.clone();
+    // A host that is taken for lost can say what is its own.
+    table.step(&Event::Lost { host: name("a") }).unwrap();
+    let commands = table.step(&moved(1, 1, "a")).unwrap();
+    assert!(matches!(&commands[..], [Command::Keep(_)]), "{commands:?}");
+    assert_eq!(owner(&table, 1), ("a".into(), 2));
+    // The one that it was to go to is too late, and who asks again is told the same.
+    assert!(matches!(table.step(&moved(1, 1, "b")), Err(Refused::Fenced { .. })));
+    assert_eq!(table.step(&moved(1, 1, "a")), Ok(Vec::new()));
+    assert_eq!(owner(&table, 1), ("a".into(), 2));
+
+    let mut table = before;
+    table.step(&moved(1, 1, "b")).unwrap();
+    assert!(matches!(table.step(&moved(1, 1, "a")), Err(Refused::Fenced { .. })));
+    // Nor is what came back to it later what it asks for.
+    table.step(&moved(1, 2, "a")).unwrap();
+    assert!(matches!(table.step(&moved(1, 1, "a")), Err(Refused::Fenced { .. })));
+}
+
+#[test]
+fn frames_that_go_by_the_owner_before_do_so_in_its_next_generation() {
+    let drain = Event::Moved { mac: mac(1), from: Generation(1), to: name("b"), drain: true, at_ms: 2 };
+    let mut table = table(&[joined("a", 1), joined("b", 2), claimed(1, "a", None), drain, moved(1, 2, "b")]);
+    assert_eq!(table.route(mac(1)).unwrap().placement.via, Some(name("a")));
+    table.step(&Event::Settled { mac: mac(1), generation: Generation(3) }).unwrap();
+    assert_eq!(table.route(mac(1)).unwrap().placement.via, None);
+}
+
+#[test]
+fn a_host_says_where_it_takes_migrations() {
+    let joined = |migrate: Option<&str>| Event::Joined {
+        host: name("a"),
+        kind: Kind::Host,
+        vtep: vtep(1),
+        migrate: migrate.map(|at| at.parse().unwrap()),
+    };
+    let mut table = table(&[joined(None)]);
+    for at in [Some("172.30.0.1:7445"), Some("[fd00::1]:7445"), None] {
+        let commands = table.step(&joined(at)).unwrap();
+        assert!(matches!(&commands[..], [Command::Keep(_)]), "no plane follows: {commands:?}");
+        assert_eq!(table.host(&name("a")).unwrap().migrate, at.map(|at| at.parse().unwrap()));
+        assert_eq!(table.step(&joined(at)), Ok(Vec::new()));
+    }
+    for at in ["0.0.0.0:7445", "127.0.0.1:7445", "224.0.0.1:7445", "172.30.0.1:0"] {
+        assert_eq!(table.step(&joined(Some(at))), Err(Refused::MigrateAddress(at.parse().unwrap())));
+    }
 }
 
 #[test]
@@ -166,7 +216,10 @@ fn event() -> impl Strategy<Value = Event> {
     let generation = || (0..8_u64).prop_map(Generation);
     let held = prop::option::of(generation());
     prop_oneof![
-        2 => (host(), kind, 1..6_u8).prop_map(|(host, kind, end)| Event::Joined { host, kind, vtep: vtep(end) }),
+        2 => (host(), kind, 1..6_u8, prop::option::of(1..3_u16)).prop_map(|(host, kind, end, port)| {
+            let migrate = port.map(|port| (vtep(end), port).into());
+            Event::Joined { host, kind, vtep: vtep(end), migrate }
+        }),
         1 => host().prop_map(|host| Event::Left { host }),
         1 => host().prop_map(|host| Event::Lost { host }),
         1 => host().prop_map(|host| Event::Heard { host }),
@@ -224,6 +277,17 @@ proptest! {
                 highest.insert(route.address.mac, (*generation, host.clone()));
             }
         }
+    }
+
+    /// Source and target, each as often as it likes: whoever was first has the generation, and nobody hears otherwise.
+    #[test]
+    fn of_source_and_target_one_has_the_next_generation(asked in prop::collection::vec(any::<bool>(), 1..12)) {
+        let mut table = table(&[joined("a", 1), joined("b", 2), claimed(1, "a", None)]);
+        for target in &asked {
+            let granted = table.step(&moved(1, 1, if *target { "b" } else { "a" })).is_ok();
+            prop_assert_eq!(granted, target == &asked[0]);
+        }
+        prop_assert_eq!(owner(&table, 1), (if asked[0] { "b" } else { "a" }.to_owned(), 2));
     }
 
     #[test]
@@ -313,7 +377,7 @@ proptest! {
 #[test]
 fn the_highest_generation_ends_no_claims() {
     let mut table = Table::default();
-    table.step(&Event::Joined { host: name("a"), kind: Kind::Host, vtep: vtep(1) }).unwrap();
+    table.step(&Event::Joined { host: name("a"), kind: Kind::Host, vtep: vtep(1), migrate: None }).unwrap();
     let claim = |number: u8, held| Event::Claimed { address: address(number, number), host: name("a"), held, at_ms: 0 };
     let highest = Generation(1 << 52);
     let too_high = table.step(&claim(1, Some(highest.next())));

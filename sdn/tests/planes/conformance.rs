@@ -340,7 +340,7 @@ pub(crate) fn table_of(underlay: Underlay) -> Table {
         ("b", Kind::Host, underlay.end(2)),
     ];
     for (host, kind, vtep) in nodes {
-        table.step(&Event::Joined { host: name(host), kind, vtep }).unwrap();
+        table.step(&Event::Joined { host: name(host), kind, vtep, migrate: None }).unwrap();
     }
     let address = Address { mac: GUEST, ip: Some(GUEST_IP), ip6: Some(GUEST_IP6), name: None };
     table.step(&Event::Claimed { address, host: name("a"), held: None, at_ms: 0 }).unwrap();

@@ -22,7 +22,7 @@ use roam_sdn::model::Address;
 
 use super::client::{self, HOST, HOST_TIME};
 use super::gateway::{Gateway, Way};
-use crate::network::Scratch;
+use crate::network::{Scratch, socket_drops};
 
 /// The address in question.
 const GUEST: Mac = Mac([2, 0, 0, 0, 0, 0x99]);
@@ -109,13 +109,7 @@ impl Rig {
 
     /// Datagrams that came when a socket was full, at the client and the hosts so far: the benchmark's own losses.
     pub(super) fn dropped(&self) -> Result<u64> {
-        let read = || std::fs::read_to_string("/proc/thread-self/net/snmp");
-        let mut dropped = 0;
-        for namespace in self.hosts.iter().chain([&self.client]) {
-            let text = namespace.run(read)?.context("cannot read the network's counters")?;
-            dropped += buffer_errors(&text).context("the network's counters have no RcvbufErrors")?;
-        }
-        Ok(dropped)
+        self.hosts.iter().chain([&self.client]).map(socket_drops).sum()
     }
 }
 
@@ -123,14 +117,6 @@ impl Drop for Rig {
     fn drop(&mut self) {
         self.responders.iter_mut().for_each(Responder::end);
     }
-}
-
-/// `RcvbufErrors` of UDP in the text of `/proc/net/snmp`: a line of names, then one of numbers.
-fn buffer_errors(text: &str) -> Option<u64> {
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
-    let (names, values) = (lines.next()?, lines.next()?);
-    let at = names.split_ascii_whitespace().position(|name| name == "RcvbufErrors")?;
-    values.split_ascii_whitespace().nth(at)?.parse().ok()
 }
 
 fn end(host: usize) -> Ipv4Addr {
@@ -205,17 +191,5 @@ impl Responder {
             // One that has panicked has said so.
             let _ = thread.join();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn drops_of_sockets_are_read() {
-        let text = "Ip: Forwarding\nIp: 1\nUdp: InDatagrams NoPorts RcvbufErrors\nUdp: 7 0 3\nUdpLite: X\nUdpLite: 0\n";
-        assert_eq!(buffer_errors(text), Some(3));
-        assert_eq!(buffer_errors("Udp: InDatagrams\nUdp: 7\n"), None);
     }
 }

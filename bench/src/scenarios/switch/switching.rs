@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use roam_sdn::controller::Config;
+use roam_sdn::controller::{Config, Move};
 use roam_sdn::model::{Generation, Kind};
 use roam_sdn::plane::{Ends, Entry, Hop, Order};
 use roam_sdn::store::RedbStore;
@@ -95,7 +95,7 @@ impl<'a> Owner<'a> {
     async fn claim(rig: &Rig, controller: &'a Controller) -> Result<Self> {
         let names: [Name; 2] = [HOSTS[0].parse()?, HOSTS[1].parse()?];
         for (host, name) in names.iter().enumerate() {
-            controller.join(name.clone(), Kind::Host, rig.end(host as u8)).await?;
+            controller.join(name.clone(), Kind::Host, rig.end(host as u8), None).await?;
         }
         let address = rig.address();
         let mac = address.mac;
@@ -109,7 +109,7 @@ impl<'a> Owner<'a> {
         let (from, to) = (self.host, 1 - self.host);
         let called = Instant::now();
         let name = self.names[usize::from(to)].clone();
-        let accepted = self.controller.move_to(self.mac, self.generation, name, false).await?;
+        let accepted = self.controller.move_to(self.mac, Move::new(name, self.generation)).await?;
         let answered = Instant::now();
         let ns = |at: Instant| at.duration_since(epoch).as_nanos() as u64;
         self.troubles += u64::from(accepted.trouble.is_some());

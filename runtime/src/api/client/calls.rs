@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use hyper::{Method, StatusCode};
 
-use super::{ANSWER_LIMIT, Ask, Client, ClientError, LogStream};
-use crate::api::{ErrorCode, GuestName, GuestSpec, GuestStats, GuestView, Health, HostView, ModuleView, PREFIX};
+use super::wire::encoded;
+use super::{ANSWER_LIMIT, Ask, Client, ClientError, LogStream, MigrationStream};
+use crate::api::{
+    ErrorCode, GuestName, GuestSpec, GuestStats, GuestView, Health, HostView, MigrateRequest, MigrationView,
+    ModuleView, PREFIX,
+};
 use crate::engine::ModuleHash;
 use crate::host::LogQuery;
 
@@ -55,6 +59,33 @@ impl Client {
         }
         let (response, _) = self.wire.send(Ask::get(path)).await?;
         Ok(super::logs::lines(self.wire.endpoint.clone(), response.into_body()))
+    }
+
+    /// Has a guest begin to move to another host; answers when that is under way.
+    pub async fn migrate(&self, name: &GuestName, request: &MigrateRequest) -> Result<MigrationView, ClientError> {
+        self.wire.call(Ask::new(Method::POST, format!("{PREFIX}/guests/{name}/migrate")).json(request)).await
+    }
+
+    /// Migrations under way and the last ones that are over, the newest first: of one guest, or all.
+    pub async fn migrations(&self, guest: Option<&GuestName>) -> Result<Vec<MigrationView>, ClientError> {
+        let query = guest.map_or_else(String::new, |guest| format!("?guest={guest}"));
+        self.wire.call(Ask::get(format!("{PREFIX}/migrations{query}"))).await
+    }
+
+    /// One of them, by an id that the host has told.
+    pub async fn migration(&self, id: &str) -> Result<MigrationView, ClientError> {
+        self.wire.call(Ask::get(format!("{PREFIX}/migrations/{}", encoded(id)))).await
+    }
+
+    /// One of them as it goes on.
+    pub async fn watch_migration(&self, id: &str) -> Result<MigrationStream, ClientError> {
+        let (response, _) = self.wire.send(Ask::get(format!("{PREFIX}/migrations/{}/watch", encoded(id)))).await?;
+        Ok(super::watch::migration(self.wire.endpoint.clone(), response.into_body()))
+    }
+
+    /// Asks for the end of one that is under way. Whether it came in time is seen when it is over.
+    pub async fn cancel_migration(&self, id: &str) -> Result<MigrationView, ClientError> {
+        self.wire.call(Ask::new(Method::DELETE, format!("{PREFIX}/migrations/{}", encoded(id)))).await
     }
 
     /// All modules.

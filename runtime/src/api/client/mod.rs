@@ -21,7 +21,7 @@ pub use endpoint::{Endpoint, EndpointError, PORT};
 pub use error::ClientError;
 pub use logs::LogStream;
 pub use sdn::SdnClient;
-pub use watch::WatchStream;
+pub use watch::{MigrationStream, WatchStream};
 
 use wire::{Ask, Wire};
 

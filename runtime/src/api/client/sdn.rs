@@ -1,10 +1,10 @@
 //! A client of the controller: one method a route, named as [`Controller`](roam_sdn::Controller)'s.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use hyper::Method;
 
+use super::wire::encoded;
 use super::{Ask, ClientError, Endpoint, WatchStream, Wire, watch};
 use crate::api::sdn::{
     Accepted, Claim, ControllerStatus, Front, FrontKey, Generation, Heard, Heartbeat, Join, Move, NodeView, Revision,
@@ -47,7 +47,7 @@ impl SdnClient {
         self.wire.call(ask(Method::POST, "routes").json(claim)).await
     }
 
-    /// Gives an address to another host.
+    /// Gives an address to another host, or its owner the next generation.
     pub async fn move_to(&self, address: &str, to: &Move) -> Result<Accepted, ClientError> {
         self.wire.call(ask(Method::POST, format!("routes/{}/move", encoded(address))).json(to)).await
     }
@@ -69,7 +69,7 @@ impl SdnClient {
         self.wire.call(get("hosts")).await
     }
 
-    /// A node joins, or has another address.
+    /// A node joins, or has other addresses.
     pub async fn join(&self, host: &GuestName, join: &Join) -> Result<Accepted, ClientError> {
         self.wire.call(ask(Method::PUT, format!("hosts/{host}")).json(join)).await
     }
@@ -118,7 +118,7 @@ impl SdnClient {
             path += &format!("&after={after}");
         }
         let (response, _) = self.wire.send(get(path)).await?;
-        Ok(watch::events(self.wire.endpoint.clone(), response.into_body()))
+        Ok(watch::table(self.wire.endpoint.clone(), response.into_body()))
     }
 }
 
@@ -128,29 +128,4 @@ fn get(path: impl AsRef<str>) -> Ask {
 
 fn ask(method: Method, path: impl AsRef<str>) -> Ask {
     Ask::new(method, format!("{PREFIX}/{}", path.as_ref())).within(ANSWER_LIMIT)
-}
-
-/// As part of a path or a query (RFC 3986): what people call an address may be anything.
-fn encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' => encoded.push(byte.into()),
-            _ => write!(encoded, "%{byte:02X}").expect("writing to a text does not fail"),
-        }
-    }
-    encoded
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whatever_people_write_is_one_part_of_a_path() {
-        assert_eq!(encoded("02:00:00:00:00:0a"), "02:00:00:00:00:0a");
-        assert_eq!(encoded("kv-1"), "kv-1");
-        assert_eq!(encoded("[fd90::1]:80"), "%5Bfd90::1%5D:80");
-        assert_eq!(encoded("../a?b#c d%ä"), "..%2Fa%3Fb%23c%20d%25%C3%A4");
-    }
 }

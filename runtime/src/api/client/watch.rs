@@ -1,4 +1,4 @@
-//! What the controller sends to those who follow it.
+//! What daemons send to those who follow: the controller's table, a host's migration.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,34 +11,49 @@ use serde::de::DeserializeOwned;
 
 use super::sse::{Parser, SseEvent};
 use super::{ClientError, Endpoint};
+use crate::api::MigrationView;
 use crate::api::sdn::WatchEvent;
 
+/// Events as they come; ends when the daemon ends it.
+type Events<T> = Pin<Box<dyn Stream<Item = Result<T, ClientError>> + Send>>;
 /// Events as they come; ends when the controller ends it.
-pub type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, ClientError>> + Send>>;
+pub type WatchStream = Events<WatchEvent>;
+/// How a migration is, as it goes on; ends after it was over, or when its host goes down.
+pub type MigrationStream = Events<MigrationView>;
 
-/// How long a watch may be silent. The controller sends something every few seconds, if only a comment.
+/// How long a watch may be silent. Daemons send something every few seconds, if only a comment.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 
-struct Reader {
+struct Reader<T> {
     endpoint: Arc<Endpoint>,
     body: Incoming,
     parser: Parser,
+    /// One of a name that is not known is of a later daemon, and is left out.
+    read: fn(SseEvent) -> Result<Option<T>, serde_json::Error>,
 }
 
-/// Events of a `text/event-stream` body.
-pub(super) fn events(endpoint: Arc<Endpoint>, body: Incoming) -> WatchStream {
-    let reader = Reader { endpoint, body, parser: Parser::new() };
+/// What the controller says, from a `text/event-stream` body.
+pub(super) fn table(endpoint: Arc<Endpoint>, body: Incoming) -> WatchStream {
+    events(Reader { endpoint, body, parser: Parser::new(), read })
+}
+
+/// What a host says of a migration.
+pub(super) fn migration(endpoint: Arc<Endpoint>, body: Incoming) -> MigrationStream {
+    events(Reader { endpoint, body, parser: Parser::new(), read: read_migration })
+}
+
+fn events<T: Send + 'static>(reader: Reader<T>) -> Events<T> {
     Box::pin(stream::try_unfold(
         reader,
         |mut reader| async move { Ok(reader.event().await?.map(|event| (event, reader))) },
     ))
 }
 
-impl Reader {
-    async fn event(&mut self) -> Result<Option<WatchEvent>, ClientError> {
+impl<T> Reader<T> {
+    async fn event(&mut self) -> Result<Option<T>, ClientError> {
         loop {
             while let Some(event) = self.parser.next() {
-                if let Some(event) = read(event).map_err(|source| self.endpoint.protocol(source))? {
+                if let Some(event) = (self.read)(event).map_err(|source| self.endpoint.protocol(source))? {
                     return Ok(Some(event));
                 }
             }
@@ -53,11 +68,18 @@ impl Reader {
     }
 }
 
-/// One of a name that is not known is of a later controller, and is left out.
+fn data<T: DeserializeOwned>(event: &SseEvent) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(&event.data)
+}
+
+fn read_migration(event: SseEvent) -> Result<Option<MigrationView>, serde_json::Error> {
+    Ok(match event.name.as_str() {
+        "migration" => Some(data(&event)?),
+        _ => None,
+    })
+}
+
 fn read(event: SseEvent) -> Result<Option<WatchEvent>, serde_json::Error> {
-    fn data<T: DeserializeOwned>(event: &SseEvent) -> Result<T, serde_json::Error> {
-        serde_json::from_slice(&event.data)
-    }
     Ok(Some(match event.name.as_str() {
         "table" => WatchEvent::Table(data(&event)?),
         "update" => WatchEvent::Update(data(&event)?),

@@ -1,5 +1,6 @@
 //! Requests and their answers, whoever is asked.
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -157,5 +158,30 @@ impl Ask {
             request = request.header(CONTENT_LENGTH, length_bytes);
         }
         request.body(body).map_err(|source| endpoint.protocol(source))
+    }
+}
+
+/// As part of a path or a query (RFC 3986): what people call an address may be anything.
+pub(super) fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' => encoded.push(byte.into()),
+            _ => write!(encoded, "%{byte:02X}").expect("writing to a text does not fail"),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_people_write_is_one_part_of_a_path() {
+        assert_eq!(encoded("02:00:00:00:00:0a"), "02:00:00:00:00:0a");
+        assert_eq!(encoded("kv-1"), "kv-1");
+        assert_eq!(encoded("[fd90::1]:80"), "%5Bfd90::1%5D:80");
+        assert_eq!(encoded("../a?b#c d%ä"), "..%2Fa%3Fb%23c%20d%25%C3%A4");
     }
 }

@@ -16,7 +16,7 @@ use crate::api::sdn::{self, Accepted, Address, Generation};
 pub(super) struct Move {
     /// MAC, IP address or name.
     address: String,
-    /// The host it goes to.
+    /// The host it goes to. Its owner gets it with a new generation, from which on nobody else moves it from this one.
     #[arg(long, value_name = "HOST")]
     to: GuestName,
     /// The generation that ends; refused if it is over already [default: the present one].
@@ -90,7 +90,7 @@ pub(super) async fn move_to(client: SdnClient, flags: Move) -> Result<()> {
     let before = client.route(&flags.address).await?;
     let (mac, from) = (before.address.mac, before.placement.host);
     let ends = flags.generation.unwrap_or(before.placement.generation);
-    let to = sdn::Move { to: flags.to, from: ends, drain: flags.drain };
+    let to = sdn::Move { drain: flags.drain, ..sdn::Move::new(flags.to, ends) };
     // By MAC: the name could come to mean another address meanwhile.
     let accepted = client.move_to(&mac.to_string(), &to).await?;
     warn(accepted.trouble.as_ref());

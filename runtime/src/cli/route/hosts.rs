@@ -43,7 +43,7 @@ pub(super) async fn leave(client: SdnClient, flags: Leave) -> Result<()> {
 }
 
 fn show(nodes: &[NodeView]) -> String {
-    let head = ["HOST", "KIND", "PRESENCE", "HEARD", "VTEP", "ADDRESSES", "APPLIED", "PLANE"];
+    let head = ["HOST", "KIND", "PRESENCE", "HEARD", "VTEP", "MIGRATE", "ADDRESSES", "APPLIED", "PLANE"];
     let mut text = print::table(&head, &nodes.iter().map(cells).collect::<Vec<_>>());
     for node in nodes {
         if let Some(trouble) = node.plane.as_ref().and_then(|plane| plane.trouble.as_ref()) {
@@ -78,6 +78,7 @@ fn cells(node: &NodeView) -> Vec<String> {
         presence.to_owned(),
         node.heard_ms_ago.map_or_else(none, |ms| format!("{} ago", print::nanoseconds(ms.saturating_mul(1_000_000)))),
         node.host.vtep.to_string(),
+        node.host.migrate.map_or_else(none, |at| at.to_string()),
         node.addresses.to_string(),
         node.applied.map_or_else(none, |revision| revision.to_string()),
         print::plain(&plane),

@@ -117,9 +117,10 @@ pub(super) async fn claim(State(app): State<App>, peer: Peer, Input(claim): Inpu
     Ok((StatusCode::CREATED, [(LOCATION, location)], Json(accepted)).into_response())
 }
 
-/// Move an address to another host.
+/// Move an address to another host, or have its owner begin a new generation.
 ///
-/// Answered when frames go the new way and it is on disk.
+/// Answered when frames go the new way and it is on disk; with `early` before that, when it may still be forgotten. A
+/// controller that may have forgotten such a move is of another incarnation, and refuses who says one.
 #[utoipa::path(
     post,
     path = "/v1/routes/{address}/move",
@@ -130,7 +131,7 @@ pub(super) async fn claim(State(app): State<App>, peer: Peer, Input(claim): Inpu
     responses(
         (status = 200, body = Accepted),
         (status = 404, description = "There is no such address or host", body = ErrorBody),
-        (status = 409, description = "It is of another generation, or that host's already", body = ErrorBody),
+        (status = 409, description = "It is of another generation, or the controller of another incarnation", body = ErrorBody),
         (status = 422, description = "Not to that host", body = ErrorBody)
     )
 )]
@@ -141,8 +142,12 @@ pub(super) async fn move_to(
     Input(to): Input<Move>,
 ) -> Result<Json<Accepted>, Refusal> {
     app.in_name_of(&peer, &to.to, "move an address to")?;
-    let mac = app.controller.find(&called)?.address.mac;
-    let accepted = app.controller.move_to(mac, to.from, to.to, to.drain).await?;
+    // A guest may be stopped until this is answered: by its MAC nothing is looked up that others look at meanwhile.
+    let mac = match called.parse() {
+        Ok(mac) => mac,
+        Err(_) => app.controller.find(&called)?.address.mac,
+    };
+    let accepted = app.controller.move_to(mac, to).await?;
     app.switches.observe(&accepted);
     Ok(Json(accepted))
 }

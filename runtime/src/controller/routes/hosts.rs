@@ -35,7 +35,7 @@ pub(super) async fn list(State(app): State<App>) -> Json<Vec<NodeView>> {
     Json(app.controller.nodes())
 }
 
-/// Join the overlay, or tell another address. To join again is no error.
+/// Join the overlay, or tell other addresses. To join again is no error.
 #[utoipa::path(
     put,
     path = "/v1/hosts/{name}",
@@ -61,7 +61,7 @@ pub(super) async fn join(
         let message = format!("{peer} may not join as a gateway: that needs a certificate of role operator");
         return Err(app.forbidden(message));
     }
-    Ok(Json(app.controller.join(name, join.kind, join.vtep).await?))
+    Ok(Json(app.controller.join(name, join.kind, join.vtep, join.migrate).await?))
 }
 
 /// Say that a host is there, and how its data plane is. An unknown one joins first.
@@ -81,7 +81,7 @@ pub(super) async fn heartbeat(
     Input(heartbeat): Input<Heartbeat>,
 ) -> Result<Json<Heard>, Refusal> {
     app.in_name_of(&peer, &name, "speak for")?;
-    Ok(Json(Heard { revision: app.controller.heartbeat(&name, heartbeat).await? }))
+    Ok(Json(app.controller.heartbeat(&name, heartbeat).await?))
 }
 
 /// Leave the overlay.

@@ -99,7 +99,8 @@ pub(super) async fn health(State(app): State<App>) -> Json<Health> {
 pub(super) async fn version(State(app): State<App>) -> Json<ControllerView> {
     let uptime_ms = u64::try_from(app.began.elapsed().as_millis()).unwrap_or(u64::MAX);
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    Json(ControllerView { node: app.controller.status().node, version, uptime_ms })
+    let status = app.controller.status();
+    Json(ControllerView { node: status.node, incarnation: status.incarnation, version, uptime_ms })
 }
 
 /// Metrics of the controller and its addresses, Prometheus text (OpenMetrics 1.0).

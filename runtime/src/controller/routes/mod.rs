@@ -22,7 +22,7 @@ const HEARTBEAT: &str = "/v1/hosts/{name}/heartbeat";
     info(
         title = "roam sdn",
         description = "Which host owns which address: the controller of a roam overlay. Served on a unix socket and, \
-                       with certificates on both sides (TLS 1.3), on TCP. What is answered with success is on disk. \
+                       with certificates on both sides (TLS 1.3), on TCP. What is answered with success is on disk, unless the answer says otherwise. \
                        Times are milliseconds since 1970 unless their name says otherwise. Every error carries an \
                        ErrorBody. This text is at /v1/openapi.json.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")

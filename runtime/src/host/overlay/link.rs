@@ -1,5 +1,6 @@
 //! Following the controller, for ever: join, read the table and what changes, say once a second how we are.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::mirror::Mirror;
+use super::moves::Moves;
 use super::releases::{Release, Releases};
 use super::verdict::{Verdict, judge};
 use super::{Guests, OverlayConfig};
@@ -34,6 +36,7 @@ const CLAIMS_MAX: usize = 16;
 pub(super) struct Link {
     pub(super) name: GuestName,
     pub(super) mirror: Mirror,
+    pub(super) moves: Moves,
     client: SdnClient,
     join: Join,
     /// The table as far as it was followed; none before it was read.
@@ -72,13 +75,20 @@ enum Lost {
 }
 
 impl Link {
-    pub(super) fn new(config: &OverlayConfig, name: GuestName, mirror: Mirror, releases: PathBuf) -> Self {
+    pub(super) fn new(
+        config: &OverlayConfig,
+        migrate: Option<SocketAddr>,
+        name: GuestName,
+        mirror: Mirror,
+        releases: PathBuf,
+    ) -> Self {
         let (away, _) = watch::channel(Some("not reached yet".to_owned()));
         Self {
+            moves: Moves::new(name.clone(), SdnClient::new(config.controller.clone())),
             name,
             mirror,
             client: SdnClient::new(config.controller.clone()),
-            join: Join { kind: Kind::Host, vtep: config.vtep },
+            join: Join { kind: Kind::Host, vtep: config.vtep, migrate },
             replica: Mutex::default(),
             away,
             claims: Semaphore::new(CLAIMS_MAX),
@@ -100,6 +110,9 @@ impl Link {
     /// record until then: what it does not get to own is given back.
     pub(super) async fn claim(self: &Arc<Self>, claim: &Claim) -> Result<Generation, ClientError> {
         let mac = claim.address.mac;
+        if let Some(answer) = self.moves.claim(mac).await {
+            return answer;
+        }
         let doubt = Release { mac, generation: None };
         self.tell(Some(mac)).await?;
         let _turn = self.claims.acquire().await;
@@ -209,6 +222,11 @@ impl Link {
         self.replica().as_ref().map_or(Verdict::Ours, |table| judge(table, &self.name, mac, held))
     }
 
+    /// Looks at the table as far as it was followed, if it was.
+    pub(super) fn of_table<T>(&self, look: impl FnOnce(&Table) -> T) -> Option<T> {
+        self.replica().as_ref().map(look)
+    }
+
     pub(super) fn problems(&self) -> Vec<String> {
         let away = self.away.borrow().as_ref().map(|why| {
             let controller = self.client.endpoint();
@@ -315,7 +333,7 @@ impl Link {
             let (applied, plane) = self.mirror.status();
             let heartbeat = Heartbeat { applied, plane };
             match timeout(BEAT_LIMIT, self.client.heartbeat(&self.name, &heartbeat)).await {
-                Ok(Ok(_)) => {}
+                Ok(Ok(heard)) => self.moves.heard(heard.incarnation),
                 // Not known there, or a connection that died: a new session joins.
                 Ok(Err(error)) => return error.into(),
                 Err(_elapsed) => return Lost::Silent,

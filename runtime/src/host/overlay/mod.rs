@@ -4,19 +4,22 @@
 //!  controller ── table, updates ──> link ──┬──> replica ──> verdict ──> a guest's task: serve on, or be fenced
 //!      ▲                                   └──> mirror ──> roam_sdn's Keeper ──> this host's data plane
 //!      ├── heartbeat, join ────────────────┘
-//!      └── claim, release <── guests created and deleted
+//!      ├── claim, release <── guests created and deleted
+//!      └── moves <── guests that come and go
 //! ```
 //!
 //! A controller that is away changes nothing: planes stay as they are, guests serve on. Only what would make a new owner
 //! has to wait for it. In reading order: this file (what a host asks of it), `verdict` (whose an address is: pure),
-//! `link` (following the controller), `mirror` (the data plane), `releases` (what is still to be told).
+//! `link` (following the controller), `mirror` (the data plane), `releases` (what is still to be told), `moves` (what
+//! migrations ask).
 
 mod link;
 mod mirror;
+mod moves;
 mod releases;
 mod verdict;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,6 +27,7 @@ use std::time::Duration;
 use roam_sdn::model::Generation;
 use tokio::task::AbortHandle;
 
+pub(super) use moves::{Desk, Grant};
 pub(super) use verdict::Verdict;
 
 use super::guests::Guests;
@@ -56,15 +60,16 @@ pub(super) struct Overlay {
 }
 
 impl Overlay {
-    /// Opens the data plane; follows nobody yet. `releases` is where those are kept that are still to be told.
+    /// Opens the data plane; follows nobody yet. `migrate` is where this host takes migrations. `releases` is where those are kept that are still to be told.
     pub(super) fn open(
         config: &OverlayConfig,
+        migrate: Option<SocketAddr>,
         name: GuestName,
         bridge: &str,
         releases: PathBuf,
     ) -> Result<Self, OpenError> {
         let mirror = Mirror::open(name.clone(), config.tunnel.clone().map(|tunnel| (tunnel, bridge.to_owned())))?;
-        let link = Link::new(config, name, mirror, releases);
+        let link = Link::new(config, migrate, name, mirror, releases);
         Ok(Self { link: Arc::new(link), tasks: Mutex::default() })
     }
 

@@ -48,7 +48,7 @@ mod tests {
         let mut table = Table::default();
         for (host, last) in [("host-a", 1), ("host-b", 2)] {
             let vtep = std::net::IpAddr::from([172, 30, 0, last]);
-            table.step(&Event::Joined { host: name(host), kind: Kind::Host, vtep }).unwrap();
+            table.step(&Event::Joined { host: name(host), kind: Kind::Host, vtep, migrate: None }).unwrap();
         }
         claim(&mut table, "host-a").unwrap();
         table

@@ -19,6 +19,7 @@ use crate::serve::metrics;
 pub(super) async fn scrape(app: &App) -> Result<String, fmt::Error> {
     let mut of_guests = Registry::default();
     of_guests.register_collector(Box::new(Scrape::take(app).await));
+    app.host.register_migrations(&mut of_guests);
     metrics::text(&app.reception.metrics, &of_guests)
 }
 
@@ -92,7 +93,7 @@ const GAUGES: [Counted; 4] = [
     bytes("rss", "Resident memory of the worker", |stats| stats.rss_bytes as f64),
 ];
 
-const STATES: [(GuestState, &str); 8] = [
+const STATES: [(GuestState, &str); 10] = [
     (GuestState::Starting, "starting"),
     (GuestState::Running, "running"),
     (GuestState::Stopping, "stopping"),
@@ -101,6 +102,8 @@ const STATES: [(GuestState, &str); 8] = [
     (GuestState::Waiting, "waiting"),
     (GuestState::Parked, "parked"),
     (GuestState::Fenced, "fenced"),
+    (GuestState::Arriving, "arriving"),
+    (GuestState::InDoubt, "in-doubt"),
 ];
 
 impl Collector for Scrape {

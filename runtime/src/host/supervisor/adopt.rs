@@ -89,7 +89,6 @@ async fn look(shared: &Shared, id: GuestId) -> Behind {
         Err(behind) => return behind,
     };
     let Ok(process) = WorkerProcess::open(first.pid()) else { return Behind::Nobody };
-    // A worker serves one connection: the second replaces the first.
     match connect().await {
         Ok(second) if second.pid() == process.pid() && !process.has_ended() => Behind::Worker(second, process),
         Ok(_) => Behind::Nobody,

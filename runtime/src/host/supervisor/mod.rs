@@ -22,10 +22,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub(super) use actor::Begin;
 pub(super) use adopt::{Found, end_stranger, end_strays, find};
-pub(super) use start::{clear, network_config, start, start_failed};
+pub(super) use start::{clear, network_config, start, start_failed, start_waiting};
 pub(super) use worker::Worker;
 
 use super::HostError;
+use super::migrate::Leave;
 use super::record::{GuestId, Record};
 use super::shared::Shared;
 use crate::api::{GuestName, GuestSpec, GuestView, MacText};
@@ -62,6 +63,8 @@ enum Order {
     },
     /// Look whose its address is: that may have changed.
     Owner,
+    /// Begin to leave for another host.
+    Depart(Leave),
 }
 
 impl Supervised {
@@ -149,6 +152,12 @@ impl Supervised {
             // Gone meanwhile: nothing is left to look for.
             tokio::spawn(async move { drop(mailbox.send(order).await) });
         }
+    }
+
+    /// Has it begin to leave. `leave` is dropped if it does not serve.
+    pub(super) async fn depart(&self, leave: Leave) {
+        // Gone meanwhile: nothing is left to leave.
+        let _ = self.mailbox.send(Order::Depart(leave)).await;
     }
 
     async fn order<T>(&self, name: &GuestName, order: impl FnOnce(Answer<T>) -> Order) -> Result<T, HostError> {

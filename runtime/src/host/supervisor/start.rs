@@ -41,12 +41,21 @@ pub(crate) fn network_config(spec: &GuestSpec, network: &NetworkView) -> Config 
 /// Starts a guest and waits until it serves. A failure, and dropping the future, leave no process and no device;
 /// the rest is removed by [`clear`].
 pub(crate) async fn start(shared: &Arc<Shared>, record: &Record) -> Result<Arc<Worker>, HostError> {
-    let mut started = start_once(shared, record).await;
+    start_as(shared, record, false).await
+}
+
+/// The same of a guest that comes from elsewhere: its worker waits for its state and memories.
+pub(crate) async fn start_waiting(shared: &Arc<Shared>, record: &Record) -> Result<Arc<Worker>, HostError> {
+    start_as(shared, record, true).await
+}
+
+async fn start_as(shared: &Arc<Shared>, record: &Record, waits: bool) -> Result<Arc<Worker>, HostError> {
+    let mut started = start_once(shared, record, waits).await;
     if let Err(HostError::Spawn(SpawnError::Launch(LaunchError::Module(reason)))) = &started {
         // Compiled by another roam, or for another processor, or damaged on its way: once more from the source.
         tracing::warn!(guest = %record.spec.name, reason, "the compiled module is made anew");
         shared.modules.forget_compiled(record.spec.module);
-        started = start_once(shared, record).await;
+        started = start_once(shared, record, waits).await;
     }
     if started.is_err() {
         clear(shared, record.id).await;
@@ -54,7 +63,7 @@ pub(crate) async fn start(shared: &Arc<Shared>, record: &Record) -> Result<Arc<W
     started
 }
 
-async fn start_once(shared: &Arc<Shared>, record: &Record) -> Result<Arc<Worker>, HostError> {
+async fn start_once(shared: &Arc<Shared>, record: &Record, waits: bool) -> Result<Arc<Worker>, HostError> {
     let (id, spec) = (record.id, &record.spec);
     let module = shared.modules.compiled(spec.module).await?;
     let netstack = shared.modules.compiled_netstack().await?;
@@ -66,7 +75,7 @@ async fn start_once(shared: &Arc<Shared>, record: &Record) -> Result<Arc<Worker>
     let control = worker::bind(&shared.layout.control(id)).map_err(HostError::io("making the control socket"))?;
     let tap = shared.links.tap(&record.network.tap, spec.mtu).await?;
     let launch = Launch {
-        task: task(shared, record, network, &tap)?,
+        task: task(shared, record, network, &tap, waits)?,
         root: shared.layout.root().to_string_lossy().into_owned(),
         uid: shared.own_uids.then(|| id.uid()),
         leashed: shared.config.ephemeral,
@@ -110,7 +119,7 @@ async fn start_once(shared: &Arc<Shared>, record: &Record) -> Result<Arc<Worker>
     Ok(Arc::new(Worker { process, line, started_ms }))
 }
 
-fn task(shared: &Shared, record: &Record, network: Config, tap: &Tap) -> Result<Task, HostError> {
+fn task(shared: &Shared, record: &Record, network: Config, tap: &Tap, waits: bool) -> Result<Task, HostError> {
     let spec = &record.spec;
     Ok(Task::Serve {
         name: spec.name.to_string(),
@@ -127,6 +136,7 @@ fn task(shared: &Shared, record: &Record, network: Config, tap: &Tap) -> Result<
         epoch_ns: i64::try_from(now_ms().saturating_mul(1_000_000)).unwrap_or(i64::MAX),
         tap_segments_udp: tap.segments_udp(),
         log_half_bytes: shared.config.log_bytes_max / 2,
+        waits,
     })
 }
 

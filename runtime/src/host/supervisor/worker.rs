@@ -14,7 +14,7 @@ pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
 /// A serving worker.
 pub(crate) struct Worker {
-    pub(super) process: WorkerProcess,
+    pub(in crate::host) process: WorkerProcess,
     pub(super) line: Line,
     /// When it began to serve, milliseconds since 1970.
     pub(super) started_ms: u64,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::plan::{LabName, LabPlane, Node, PORT, Shape};
 use super::{Nodes, StandingError, ovs, runtime, wiring};
 use crate::api::client::{Client, ClientError, Endpoint};
-use crate::api::{Health, sdn};
+use crate::api::{Health, MIGRATION_PORT, sdn};
 use crate::cert::{Authority, Issue, Role};
 use crate::host;
 
@@ -112,6 +112,8 @@ fn host_flags(command: &mut Command, index: u8, shape: &Shape, local: &str) {
     command.args(["--listen", &format!("{local}:{PORT}")]);
     if shape.has_controller() {
         command.args(["--controller", &url(Node::Gateway), "--vtep", local, "--tunnel", wiring::TUNNEL]);
+    } else {
+        command.args(["--migrate-listen", &format!("{local}:{MIGRATION_PORT}")]);
     }
 }
 

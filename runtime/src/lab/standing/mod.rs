@@ -35,7 +35,7 @@ use record::Lock;
 pub use record::Record;
 pub use status::{ControllerStatus, HostStatus, NodeStatus, Status};
 
-use super::require;
+use super::{Namespace, require};
 use crate::jail;
 
 /// Where labs are unless somebody says otherwise.
@@ -238,6 +238,11 @@ impl Labs {
 
     /// A command that will run in a node of a lab, taking this process's place.
     pub fn command(&self, name: &LabName, node: &str, program: &str) -> Result<Command, StandingError> {
+        Ok(self.namespace(name, node)?.replacing(program))
+    }
+
+    /// The namespace of a node of a lab.
+    pub fn namespace(&self, name: &LabName, node: &str) -> Result<Namespace, StandingError> {
         let Some(record) = Record::read(&self.dir(name), name)? else {
             return Err(StandingError::NoLab(name.to_string()));
         };
@@ -248,7 +253,7 @@ impl Labs {
             nodes: record.shape.nodes().map(|node| node.to_string()).collect::<Vec<_>>().join(", "),
         })?;
         let nodes = Nodes::existing(name)?;
-        Ok(nodes.of(known)?.replacing(program))
+        Ok(nodes.of(known)?.clone())
     }
 
     fn dir(&self, name: &LabName) -> PathBuf {

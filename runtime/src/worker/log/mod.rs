@@ -25,6 +25,8 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use crate::api::LogEntry;
+
 /// The two files of a log, in its directory.
 const FILES: [&str; 2] = ["log.0", "log.1"];
 /// Bytes of a file's first line.
@@ -47,6 +49,19 @@ pub fn open_log(directory: &Path) -> io::Result<[File; 2]> {
     let [first, second] = files.each_ref().map(sequence);
     let [a, b] = files;
     Ok(if second > first { [b, a] } else { [a, b] })
+}
+
+/// Adds lines that another worker wrote, of a log with halves of that size, which no worker has open. What is no line of a
+/// log is left out.
+pub fn append_log(directory: &Path, half_bytes: u64, lines: &[u8]) -> io::Result<()> {
+    let [newer, older] = open_log(directory)?;
+    let mut log = Log::begin(newer, older, half_bytes, 0)?;
+    for line in lines.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+        if serde_json::from_slice::<LogEntry>(line).is_ok_and(|entry| LEVELS.contains(&entry.level.as_str())) {
+            log.add(line);
+        }
+    }
+    Ok(())
 }
 
 /// A half's first line.

@@ -1,7 +1,7 @@
 //! The worker's side of a log.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
 use roam_abi::LogLevel;
@@ -28,24 +28,28 @@ pub(crate) struct Log {
 impl Log {
     /// Goes on in the halves that there are. Guest time 0 is `epoch_ns`, nanoseconds since 1970.
     pub(crate) fn begin(newer: File, older: File, half_bytes: u64, epoch_ns: i64) -> io::Result<Self> {
-        let mut log = Self {
-            sequence: sequence(&newer).unwrap_or(0),
-            bytes: newer.metadata()?.len(),
-            newer,
-            older,
-            half_bytes,
-            epoch_ns,
-            dropped_unsaid: 0,
-            dropped: 0,
-        };
-        if log.sequence == 0 {
-            // A new log; or the first line is not whole, and then no other is.
-            (log.newer, log.older) = (log.older, log.newer);
-            log.sequence = sequence(&log.newer).unwrap_or(0);
-            log.change_over();
-        }
-        log.drop_torn_line()?;
+        let mut log = Self { sequence: 0, bytes: 0, newer, older, half_bytes, epoch_ns, dropped_unsaid: 0, dropped: 0 };
+        log.go_on(epoch_ns)?;
         Ok(log)
+    }
+
+    /// Goes on in the halves as they are now, after somebody else has written to them.
+    pub(crate) fn go_on(&mut self, epoch_ns: i64) -> io::Result<()> {
+        self.epoch_ns = epoch_ns;
+        if let (Some(newer), Some(older)) = (sequence(&self.newer), sequence(&self.older))
+            && older > newer
+        {
+            std::mem::swap(&mut self.newer, &mut self.older);
+        }
+        self.sequence = sequence(&self.newer).unwrap_or(0);
+        self.bytes = self.newer.seek(SeekFrom::End(0))?;
+        if self.sequence == 0 {
+            // A new log; or the first line is not whole, and then no other is.
+            std::mem::swap(&mut self.newer, &mut self.older);
+            self.sequence = sequence(&self.newer).unwrap_or(0);
+            self.change_over();
+        }
+        self.drop_torn_line()
     }
 
     /// Adds a line.
@@ -58,6 +62,13 @@ impl Log {
         }
         if self.dropped_unsaid > 0 || !self.append(&self.entry(line.at_ns, line.level, line.text.clone())) {
             self.dropped_unsaid += 1;
+            self.dropped += 1;
+        }
+    }
+
+    /// Adds a line as it stands in another log.
+    pub(super) fn add(&mut self, line: &[u8]) {
+        if line.len() > LINE_BYTES_MAX || !self.append(line) {
             self.dropped += 1;
         }
     }

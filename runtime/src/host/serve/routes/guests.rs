@@ -18,7 +18,7 @@ use crate::host::serve::App;
 use crate::host::{HostError, LogQuery};
 use crate::serve::answer::{Checked, Input, Refusal};
 
-type Name = Checked<Path<GuestName>>;
+pub(super) type Name = Checked<Path<GuestName>>;
 
 /// Describes [`Name`].
 #[derive(IntoParams)]

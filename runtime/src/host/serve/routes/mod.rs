@@ -2,6 +2,7 @@
 
 mod guests;
 mod host;
+mod migrations;
 mod modules;
 
 use axum::Router;
@@ -26,6 +27,7 @@ pub(super) const VERSION: &str = "/v1/version";
     ),
     tags(
         (name = "guests", description = "Servers, by name"),
+        (name = "migrations", description = "Guests on their way from host to host"),
         (name = "modules", description = "WebAssembly modules, by the blake3 digest of their bytes"),
         (name = "host", description = "The daemon itself")
     )
@@ -40,6 +42,10 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(guests::stop))
         .routes(routes!(guests::logs))
         .routes(routes!(guests::stats))
+        .routes(routes!(migrations::migrate))
+        .routes(routes!(migrations::list))
+        .routes(routes!(migrations::show, migrations::cancel))
+        .routes(routes!(migrations::watch))
         .routes(routes!(modules::list))
         .routes(routes!(modules::read, modules::put, modules::delete))
         .routes(routes!(host::health))

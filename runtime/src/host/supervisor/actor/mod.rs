@@ -4,6 +4,7 @@
 //! (when its address becomes another host's).
 
 mod account;
+mod depart;
 mod owner;
 mod start;
 mod stop;
@@ -11,7 +12,7 @@ mod stop;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::{Answer, Order, Seen, Worker};
@@ -19,6 +20,7 @@ use crate::ambient::now_ms;
 use crate::api::{GuestState, GuestView};
 use crate::host::HostError;
 use crate::host::error::in_full;
+use crate::host::migrate::{Departure, Ended};
 use crate::host::record::{Record, Standing};
 use crate::host::shared::Shared;
 
@@ -40,6 +42,8 @@ pub(super) enum State {
     Starting(Option<Answer<GuestView>>),
     Waiting(Instant),
     Resting,
+    /// A worker serves, or is frozen, while its guest is being moved to another host.
+    Departing(Arc<Worker>, Departure, oneshot::Receiver<Ended>),
     /// Ending a worker for good: stopped or deleted before this daemon.
     Ending(Arc<Worker>),
     /// Ended before anybody looked.
@@ -94,6 +98,7 @@ impl Actor {
                 State::Starting(answer) => self.start(answer).await,
                 State::Waiting(until) => self.wait(until).await,
                 State::Resting => self.rest().await,
+                State::Departing(worker, departure, outcome) => self.depart(worker, departure, outcome).await,
                 State::Ending(worker) => self.finish(worker).await,
                 State::Missed { rebooted } => self.missed(rebooted).await,
                 State::Over => return,
@@ -119,6 +124,11 @@ impl Actor {
                     }
                 }
                 Some(Order::Start(answer)) => drop(answer.send(Ok(self.view()))),
+                Some(Order::Depart(leave)) => {
+                    if let Some((departure, outcome)) = leave(&self.record, &worker) {
+                        return State::Departing(worker, departure, outcome);
+                    }
+                }
                 Some(Order::Stop { grace, answer }) => match self.stop(&worker, grace).await {
                     Ok(view) => {
                         let _ = answer.send(Ok(view));
@@ -193,6 +203,8 @@ impl Actor {
                 let _ = answer.send(Err(HostError::NoGuest(self.record.spec.name.clone())));
             }
             Order::Owner => return self.check_owner(None).await,
+            // Only who serves can leave.
+            Order::Depart(leave) => drop(leave),
             Order::Start(answer) => {
                 let generation = match self.claimed_anew().await {
                     Ok(generation) => generation,
@@ -282,7 +294,7 @@ async fn next(later: &mut VecDeque<Order>, mailbox: &mut mpsc::Receiver<Order>) 
 /// What a guest without a worker is doing.
 fn resting(standing: Standing) -> GuestState {
     match standing {
-        Standing::Run => GuestState::Starting,
+        Standing::Run | Standing::Arriving => GuestState::Starting,
         Standing::Again => GuestState::Waiting,
         Standing::Ended => GuestState::Ended,
         Standing::Parked => GuestState::Parked,

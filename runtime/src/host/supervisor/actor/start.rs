@@ -36,6 +36,8 @@ impl Actor {
                     Some(Order::Delete { force: false, answer }) => {
                         let _ = answer.send(Err(HostError::Running(record.spec.name.clone())));
                     }
+                    // Only who serves can leave.
+                    Some(Order::Depart(leave)) => drop(leave),
                     Some(order) => {
                         let goes_on = matches!(order, Order::Owner) && !self.is_fenced();
                         self.later.push_back(order);

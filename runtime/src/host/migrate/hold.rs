@@ -1,0 +1,38 @@
+//! Where tests stop a migration: before any of its steps, for as long as they like.
+//!
+//! Only where `ROAM_MIGRATION_HOLD` names a directory, which nothing but a test does. A step is named by its side and its
+//! command, for a message that is sent by the message: `source-Freeze`, `target-Taken`. It is held if a file of that name is
+//! in the directory: the file is renamed to `NAME.held`, and the step waits until that is gone.
+
+use std::fmt::Debug;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+use std::thread;
+use std::time::Duration;
+
+/// Between two looks whether the step may go on.
+const PAUSE: Duration = Duration::from_millis(1);
+
+static DIR: LazyLock<Option<PathBuf>> = LazyLock::new(|| std::env::var_os("ROAM_MIGRATION_HOLD").map(PathBuf::from));
+
+/// Before a command is carried out.
+pub(super) fn command(side: &str, command: &impl Debug) {
+    if DIR.is_some() {
+        let text = format!("{command:?}");
+        let mut words = text.split(|letter: char| !letter.is_alphanumeric()).skip_while(|word| *word == "Send");
+        at(side, words.next().unwrap_or_default());
+    }
+}
+
+/// At a step that is no command of its own.
+pub(super) fn at(side: &str, step: &str) {
+    let Some(dir) = &*DIR else { return };
+    let held = dir.join(format!("{side}-{step}.held"));
+    if fs::rename(dir.join(format!("{side}-{step}")), &held).is_err() {
+        return;
+    }
+    while held.exists() {
+        thread::sleep(PAUSE);
+    }
+}

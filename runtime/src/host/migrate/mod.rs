@@ -1,0 +1,188 @@
+//! Moving guests between hosts: the hands around [`roam_snapshot::protocol`].
+//!
+//! ```text
+//!  guest's task ── depart ──> leaving thread: source ── channel (TLS) ──> arriving thread: target ──> guest's task
+//!                               │ hold: freeze, thaw                        │ hold: grow, install, resume
+//!                               │ tracker, memory: scan, read               │ memory: write
+//!                               └ frames: take, give back                   └ frames: give
+//!        handover file: may be the target's          controller: generation n+1      sessions: what became of it
+//! ```
+//!
+//! Each migration has a thread of its own on either side, so that nothing of it waits for anything else. The worker takes
+//! no part in copying: its memory is read and written from outside.
+//!
+//! In reading order: `listen`, `source`, `target` (events and commands), `channel`, `memory`, `frames`, `log`, `offer`,
+//! `sessions` and `handover` (what outlives a connection and a daemon), `settle` (asking afterwards).
+
+mod channel;
+mod departure;
+mod fault;
+mod frames;
+mod handover;
+mod hold;
+mod incoming;
+mod listen;
+mod log;
+mod memory;
+mod module;
+mod offer;
+mod outgoing;
+mod sessions;
+mod settle;
+mod source;
+mod target;
+mod view;
+
+use std::error::Error;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+
+use nix::sys::socket::Shutdown;
+use roam_snapshot::plan::PlanName;
+use roam_snapshot::protocol::{Phase, Reason, ReasonCode, SessionId, Standing};
+use roam_snapshot::sys::pidfd;
+use rustls::{ClientConfig, ServerConfig};
+use tokio::runtime::Handle;
+
+pub(super) use departure::Departure;
+pub(super) use outgoing::{Ended, Leave};
+pub(super) use sessions::Sessions;
+
+use self::frames::Frames;
+use self::handover::Handover;
+use super::OpenError;
+use super::guests::Guests;
+use super::record::{Record, Standing as RecordStanding};
+use super::shared::Shared;
+use super::supervisor::Worker;
+use crate::ambient::now_ms;
+use crate::api::{Direction, GuestName, MigrationProgress, MigrationState, MigrationView};
+use crate::cert::migration_configs;
+use crate::worker::WorkerLayout;
+
+/// Moves guests of one host.
+pub(super) struct Migrator {
+    shared: Arc<Shared>,
+    guests: Arc<Guests>,
+    port: Option<Port>,
+    handle: Handle,
+    closed: AtomicBool,
+    listener: OnceLock<TcpListener>,
+}
+
+/// What it takes to speak to other hosts.
+struct Port {
+    client: Arc<ClientConfig>,
+    server: Arc<ServerConfig>,
+}
+
+/// A reason that a peer may be told.
+fn reason(code: ReasonCode, error: &(dyn Error + 'static)) -> Reason {
+    Reason::new(code, crate::sentence::sentence(error))
+}
+
+impl Migrator {
+    /// Opens the port, if there is to be one. Takes no connections yet.
+    pub(super) fn open(shared: Arc<Shared>, guests: Arc<Guests>) -> Result<Arc<Self>, OpenError> {
+        let (mut port, listener) = (None, OnceLock::new());
+        if let Some(tls) = &shared.config.tls {
+            let (client, server) = migration_configs(tls)?;
+            port = Some(Port { client, server });
+        }
+        if let Some(listen) = shared.config.migrate {
+            let bound = TcpListener::bind(listen);
+            let bound = bound.map_err(|source| OpenError::MigrationPort { listen, source })?;
+            let _ = listener.set(bound);
+        }
+        let (handle, closed) = (Handle::current(), AtomicBool::new(false));
+        Ok(Arc::new(Self { shared, guests, port, handle, closed, listener }))
+    }
+
+    /// Takes up what the last daemon left undecided, then begins to take connections.
+    pub(super) async fn begin(self: &Arc<Self>) -> io::Result<()> {
+        for guest in self.guests.all() {
+            let id = guest.id;
+            match Handover::read(&self.shared.layout.handover(id)) {
+                Ok(None) => {}
+                Ok(Some(handover)) => guest.depart(self.doubt(handover)).await,
+                Err(error) => tracing::error!(guest = %id, %error, "whether it is another host's cannot be read"),
+            }
+        }
+        if let Some(listener) = self.listener.get() {
+            let listener = listener.try_clone()?;
+            let migrator = self.clone();
+            thread::Builder::new().name("migrations".into()).spawn(move || listen::listen(&migrator, &listener))?;
+        }
+        Ok(())
+    }
+
+    /// Takes no more connections. Guests that leave are told by their tasks.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        if let Some(listener) = self.listener.get() {
+            // Wakes the thread that waits for one.
+            let _ = nix::sys::socket::shutdown(listener.as_raw_fd(), Shutdown::Both);
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    fn port(&self) -> Result<&Port, io::Error> {
+        let none = || io::Error::new(io::ErrorKind::Unsupported, "this host has no migration port");
+        self.port.as_ref().ok_or_else(none)
+    }
+
+    /// What became of a session that came here, or is coming.
+    fn standing(&self, session: SessionId) -> Standing {
+        let text = sessions::text(session);
+        let here = || {
+            let mut records = self.shared.registry.records().into_iter();
+            records.any(|record| record.arrived.as_deref() == Some(&text) && self.has_come(&record))
+        };
+        self.shared.sessions.standing(session, here)
+    }
+
+    /// Whether a guest that came from another host was ever polled here.
+    fn has_come(&self, record: &Record) -> bool {
+        record.standing != RecordStanding::Arriving || self.shared.layout.came(record.id).exists()
+    }
+
+    /// The TAP of a guest whose worker takes no frames.
+    fn frames(&self, worker: &Worker, layout: &WorkerLayout, record: &Record) -> io::Result<Frames> {
+        Frames::open(pidfd::getfd(worker.process.bell(), layout.tap)?, &record.network.tap)
+    }
+
+    /// A migration that begins.
+    fn view(&self, what: &Going<'_>, direction: Direction) -> MigrationView {
+        MigrationView {
+            id: sessions::text(what.session),
+            guest: what.guest.clone(),
+            direction,
+            from: what.from.to_owned(),
+            to: what.to.to_owned(),
+            plan: what.plan,
+            state: MigrationState::Running,
+            phase: Phase::Initiate,
+            began_ms: now_ms(),
+            ended_ms: None,
+            progress: MigrationProgress::default(),
+            reason: None,
+            report: None,
+        }
+    }
+}
+
+/// Which guest goes where.
+struct Going<'a> {
+    session: SessionId,
+    guest: &'a GuestName,
+    from: &'a str,
+    to: &'a str,
+    plan: PlanName,
+}

@@ -1,0 +1,373 @@
+//! A guest that leaves: from the request until its task knows how it ended.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use roam_snapshot::dirty::DirtyLog;
+use roam_snapshot::plan::{Limits, PlanName};
+use roam_snapshot::protocol::source::{Outcome, Reclaim, Source, SourceConfig, SourceEvent};
+use roam_snapshot::protocol::{Encoding, Offer, Reason, ReasonCode, SessionId};
+use tokio::sync::oneshot;
+
+use super::channel::{Channel, ChannelError};
+use super::departure::Departure;
+use super::frames::Frames;
+use super::handover::Handover;
+use super::log::LogTail;
+use super::memory::Memories;
+use super::offer::GuestOffer;
+use super::source::{Leaving, Times};
+use super::{Going, Migrator, reason};
+use crate::ambient::{now_ms, random};
+use crate::api::{Direction, MigrateRequest, MigrationReport, MigrationState, MigrationView};
+use crate::host::HostError;
+use crate::host::layout;
+use crate::host::migrations::Entry;
+use crate::host::overlay::{Grant, Overlay};
+use crate::host::record::Record;
+use crate::host::supervisor::{Supervised, Worker};
+use crate::sys::process::prefer_thread;
+use crate::worker::{Hold, WorkerLayout};
+
+/// How long a worker may take to answer while its guest runs: a poll may take its whole budget.
+pub(super) const HOLD_SPARE: Duration = Duration::from_secs(5);
+
+/// Between two tries to have an address back.
+const REGAIN_PAUSE: Duration = Duration::from_millis(200);
+
+/// Begins on a guest's task, with what only that has: `None` if it could not.
+pub(in crate::host) type Leave =
+    Box<dyn FnOnce(&Record, &Arc<Worker>) -> Option<(Departure, oneshot::Receiver<Ended>)> + Send + Sync>;
+
+/// How it ended, for the guest's task, which lets go of the other when all that follows is done.
+pub(in crate::host) struct Ended {
+    pub(in crate::host) outcome: Outcome,
+    pub(in crate::host) done: oneshot::Sender<()>,
+}
+
+/// What the source's hands need of a worker.
+struct Grip {
+    hold: Hold,
+    layout: WorkerLayout,
+    memories: Memories,
+    frames: Frames,
+}
+
+/// How a source begins.
+struct Start {
+    machine: Source,
+    channel: Option<Channel>,
+    first: SourceEvent,
+    bandwidth_bytes_per_s: Option<u64>,
+}
+
+impl From<Grant> for Reclaim {
+    fn from(grant: Grant) -> Self {
+        match grant {
+            Grant::Granted(_) => Self::Granted,
+            Grant::Denied(_) => Self::Denied,
+            Grant::Unknown(_) => Self::Unknown,
+        }
+    }
+}
+
+impl Migrator {
+    /// Has a guest leave; answers when that is under way.
+    pub(in crate::host) async fn migrate(
+        self: &Arc<Self>,
+        guest: &Supervised,
+        request: MigrateRequest,
+    ) -> Result<MigrationView, HostError> {
+        let at = self.find_target(&request)?;
+        let session = SessionId(random().map_err(HostError::io("drawing a session's id"))?);
+        let (answer, answered) = oneshot::channel();
+        let migrator = self.clone();
+        let leave: Leave = Box::new(move |record, worker| {
+            let begun = migrator.leave(record, worker, request, session, at);
+            let (answered, begun) = match begun {
+                Ok((view, departure, outcome)) => (Ok(view), Some((departure, outcome))),
+                Err(error) => (Err(error), None),
+            };
+            let _ = answer.send(answered);
+            begun
+        });
+        guest.depart(leave).await;
+        let name = || guest.view().spec.name;
+        answered.await.map_err(|_not_running| HostError::NotRunning(name()))?
+    }
+
+    fn find_target(&self, request: &MigrateRequest) -> Result<SocketAddr, HostError> {
+        if self.port.is_none() {
+            return Err(HostError::NoMigrations);
+        }
+        let known = || self.shared.overlay.as_ref()?.migration_address(&request.to);
+        request.at.or_else(known).ok_or_else(|| HostError::NoTarget(request.to.clone()))
+    }
+
+    /// Begins to move a guest that serves.
+    fn leave(
+        self: &Arc<Self>,
+        record: &Record,
+        worker: &Arc<Worker>,
+        request: MigrateRequest,
+        session: SessionId,
+        at: SocketAddr,
+    ) -> Result<(MigrationView, Departure, oneshot::Receiver<Ended>), HostError> {
+        let handover = Handover {
+            session,
+            to: request.to.clone(),
+            at,
+            generation: record.generation,
+            incarnation: self.shared.overlay.as_ref().and_then(Overlay::incarnation),
+        };
+        let (entry, departure) = self.begin_outgoing(record, &handover, request.plan)?;
+        let view = entry.view();
+        let moved = record.clone();
+        let start = move |migrator: &Migrator, grip: &Grip| migrator.start_source(&moved, grip, &request, session, at);
+        let outcome = self.on_thread(record, worker, handover, entry, departure.clone(), start)?;
+        Ok((view, departure, outcome))
+    }
+
+    /// Meets the target.
+    fn start_source(
+        &self,
+        record: &Record,
+        grip: &Grip,
+        request: &MigrateRequest,
+        session: SessionId,
+        at: SocketAddr,
+    ) -> Result<Start, Reason> {
+        let module_bytes = self.shared.modules.size(record.spec.module);
+        let module_bytes = module_bytes.map_err(|error| reason(ReasonCode::Module, &error))?;
+        let offer = Offer {
+            guest: GuestOffer::of(record).encode(),
+            module: record.spec.module.0,
+            module_bytes,
+            netstack: self.shared.modules.netstack().0,
+            abi: roam_abi::VERSION,
+            shape: grip.memories.shape(),
+            plan: request.plan,
+            encoding: Encoding::Lz4,
+        };
+        let limits = Limits {
+            downtime_us: request.downtime_us,
+            rounds_max: request.rounds_max,
+            timeout_us: request.timeout_ms.saturating_mul(1000),
+            divergence: request.on_divergence,
+        };
+        let (plan, controlled) = (request.plan.plan(limits), self.shared.overlay.is_some());
+        let machine = Source::new(SourceConfig { session, offer, plan, limits, controlled }, 0);
+        let link = |error: ChannelError| reason(ReasonCode::Link, &error);
+        let client = self.port().map_err(|error| link(error.into()))?.client.clone();
+        let channel = Channel::connect(at, request.to.as_str(), client).map_err(link)?;
+        let bandwidth_bytes_per_s = request.bandwidth_bytes_per_s;
+        Ok(Start { machine, channel: Some(channel), first: SourceEvent::Connected, bandwidth_bytes_per_s })
+    }
+
+    /// Settles what became of a guest whose daemon was ended while it may have been the target's.
+    pub(super) fn doubt(self: &Arc<Self>, handover: Handover) -> Leave {
+        let migrator = self.clone();
+        Box::new(move |record, worker| {
+            // Which it was is of no importance any more.
+            let plan = PlanName::PreCopy;
+            let begun = migrator.begin_outgoing(record, &handover, plan).and_then(|(entry, departure)| {
+                tracing::warn!(guest = %record.spec.name, to = %handover.to, "it is in doubt who has this guest; that is being settled");
+                let session = handover.session;
+                let start = move |migrator: &Migrator, _: &Grip| {
+                    let machine = Source::in_doubt(session, migrator.shared.overlay.is_some(), 0);
+                    Ok(Start { machine, channel: None, first: SourceEvent::Tick, bandwidth_bytes_per_s: None })
+                };
+                let outcome = migrator.on_thread(record, worker, handover, entry, departure.clone(), start)?;
+                Ok((departure, outcome))
+            });
+            begun
+                .inspect_err(|error| tracing::error!(guest = %record.spec.name, %error, "a doubt cannot be settled"))
+                .ok()
+        })
+    }
+
+    fn begin_outgoing(
+        &self,
+        record: &Record,
+        handover: &Handover,
+        plan: PlanName,
+    ) -> Result<(Entry, Departure), HostError> {
+        let departure = Departure::new().map_err(HostError::io("making a migration's bell"))?;
+        let going = Going {
+            session: handover.session,
+            guest: &record.spec.name,
+            from: &self.shared.config.name,
+            to: handover.to.as_str(),
+            plan,
+        };
+        let entry = self.shared.migrations.begin(self.view(&going, Direction::Outgoing))?;
+        let (cancelled, bell) = (entry.cancelled(), departure.clone());
+        self.handle.spawn(async move {
+            if cancelled.await {
+                bell.cancel(Reason::new(ReasonCode::Cancelled, "somebody cancelled it".to_owned()));
+            }
+        });
+        Ok((entry, departure))
+    }
+
+    /// Takes hold of the worker and drives the migration, on a thread of its own.
+    fn on_thread(
+        self: &Arc<Self>,
+        record: &Record,
+        worker: &Arc<Worker>,
+        handover: Handover,
+        entry: Entry,
+        departure: Departure,
+        start: impl FnOnce(&Migrator, &Grip) -> Result<Start, Reason> + Send + 'static,
+    ) -> Result<oneshot::Receiver<Ended>, HostError> {
+        let (sender, outcome) = oneshot::channel();
+        let (migrator, record, worker) = (self.clone(), record.clone(), worker.clone());
+        let run = move || {
+            prefer_thread();
+            let held = migrator.take_hold(&record, &worker);
+            let started = held.and_then(|grip| start(&migrator, &grip).map(|start| (grip, start)));
+            let (ended, report, entry) = match started {
+                Ok((grip, start)) => {
+                    let leaving = migrator.leaving(&record, worker, &handover, entry, departure, (grip, start));
+                    let (ended, report, entry, token_written) = leaving.run();
+                    match ended {
+                        Outcome::Stayed(_) if token_written => {
+                            let ended = migrator.regain(&record, &handover, ended);
+                            migrator.forget_handover(&record);
+                            (ended, report, entry)
+                        }
+                        _ => (ended, report, entry),
+                    }
+                }
+                Err(why) => (Outcome::Stayed(why), MigrationReport::default(), entry),
+            };
+            let (done, all_done) = oneshot::channel();
+            if sender.send(Ended { outcome: ended.clone(), done }).is_ok() {
+                // It ends without a word: when the task is through, or the host goes down.
+                let _ = migrator.handle.block_on(all_done);
+            }
+            // Who sees it over finds things as it says.
+            migrator.end_outgoing(entry, &ended, report);
+        };
+        thread::Builder::new().name("leaving".into()).spawn(run).map_err(HostError::io("starting a migration"))?;
+        Ok(outcome)
+    }
+
+    fn take_hold(&self, record: &Record, worker: &Arc<Worker>) -> Result<Grip, Reason> {
+        let limit = Duration::from_micros(record.spec.poll_budget_us) + HOLD_SPARE;
+        let held = Hold::take(&self.shared.layout.control(record.id), limit);
+        let (mut hold, pid) = held.map_err(|error| reason(ReasonCode::Worker, &error))?;
+        if pid != worker.pid() {
+            return Err(Reason::new(ReasonCode::Worker, format!("process {pid} answers for worker {}", worker.pid())));
+        }
+        let layout = hold.layout().map_err(|error| reason(ReasonCode::Worker, &error))?;
+        let memories = Memories::new(pid, &layout);
+        let frames = self.frames(worker, &layout, record).map_err(|error| reason(ReasonCode::Internal, &error))?;
+        Ok(Grip { hold, layout, memories, frames })
+    }
+
+    fn leaving(
+        self: &Arc<Self>,
+        record: &Record,
+        worker: Arc<Worker>,
+        handover: &Handover,
+        entry: Entry,
+        departure: Departure,
+        (grip, start): (Grip, Start),
+    ) -> Leaving {
+        let Grip { hold, layout, memories, frames } = grip;
+        Leaving {
+            migrator: self.clone(),
+            log: LogTail::open(&self.shared.layout.guest(record.id)),
+            record: record.clone(),
+            worker,
+            // One that is in doubt does not know.
+            token_written: start.channel.is_none(),
+            machine: start.machine,
+            bandwidth_bytes_per_s: start.bandwidth_bytes_per_s,
+            handover: handover.clone(),
+            entry,
+            departure,
+            began: Instant::now(),
+            hold,
+            layout,
+            memories,
+            frames,
+            tracker: None,
+            dirty: DirtyLog::default(),
+            channel: start.channel,
+            events: [start.first].into(),
+            frozen: None,
+            carried: Vec::new(),
+            returned: Vec::new(),
+            forwards: false,
+            report: MigrationReport::default(),
+            times: Times::default(),
+            lost: None,
+        }
+    }
+
+    fn end_outgoing(&self, entry: Entry, outcome: &Outcome, report: MigrationReport) {
+        let failed = |why: &Reason| Some(super::view::reason(why));
+        let (state, reason) = match outcome {
+            Outcome::Moved => (MigrationState::Done, None),
+            Outcome::Stayed(why) | Outcome::Fenced(why) => (MigrationState::Failed, failed(why)),
+            Outcome::Ended => {
+                let why = Reason::new(ReasonCode::Worker, "the guest ended while it was being moved".to_owned());
+                (MigrationState::Failed, failed(&why))
+            }
+        };
+        entry.finish(|view| {
+            view.progress.bytes_on_wire = report.bytes_on_wire;
+            (view.state, view.reason, view.ended_ms) = (state, reason, Some(now_ms()));
+            view.report = (state == MigrationState::Done).then_some(report);
+        });
+    }
+
+    /// A guest that was handed back serves already; its address follows, however long that takes.
+    fn regain(&self, record: &Record, handover: &Handover, outcome: Outcome) -> Outcome {
+        while self.shared.overlay.is_some() && !self.is_closed() {
+            match self.reclaim(record, handover, true) {
+                Reclaim::Granted => break,
+                Reclaim::Denied => {
+                    let why = "the guest came back, but its address is another host's by now".to_owned();
+                    return Outcome::Fenced(Reason::new(ReasonCode::Ownership, why));
+                }
+                Reclaim::Unknown => thread::sleep(REGAIN_PAUSE),
+            }
+        }
+        outcome
+    }
+
+    /// On disk before the guest is stopped.
+    pub(super) fn record_handover(&self, record: &Record, handover: &Handover) -> Result<(), Reason> {
+        let kept = handover.keep(&self.shared.layout.handover(record.id));
+        kept.map_err(|error| {
+            reason(if layout::is_full(&error) { ReasonCode::Room } else { ReasonCode::Internal }, &error)
+        })
+    }
+
+    /// What is left after a crash is settled once more, and found to be settled.
+    pub(super) fn forget_handover(&self, record: &Record) {
+        if let Err(error) = layout::remove(&self.shared.layout.handover(record.id)) {
+            tracing::warn!(guest = %record.spec.name, %error, "what is noted of a migration stays");
+        }
+    }
+
+    /// Asks the controller for the guest's address: it is ours again, or never was another's.
+    pub(super) fn reclaim(&self, record: &Record, handover: &Handover, never: bool) -> Reclaim {
+        let (Some(overlay), Some(from)) = (&self.shared.overlay, handover.generation) else { return Reclaim::Unknown };
+        let mac = record.network.mac;
+        let asking = async {
+            match handover.incarnation {
+                _ if never => overlay.take_back(mac, from, &handover.to).await,
+                Some(incarnation) => overlay.reclaim(mac, from, incarnation).await,
+                None => return Reclaim::Unknown,
+            }
+            .into()
+        };
+        self.handle.block_on(asking)
+    }
+}
