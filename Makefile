@@ -6,7 +6,7 @@ export CARGO
 .PHONY: help demo test build man setup lint fuzz clean
 
 help:
-	@echo "make demo    build, then show guests serving ping, curl, nc and load in namespaces of their own"
+	@echo "make demo    build, then watch servers move between two hosts while their clients keep talking (root)"
 	@echo "make test    build, then all tests, formatting, lints and docs"
 	@echo "make build   everything in release: roam, roam-bench, guests, netstack"
 	@echo "make man     the manual pages, into target/man"
@@ -26,7 +26,7 @@ man: setup
 
 demo: setup
 	$(CARGO) build --release -p roam-runtime
-	target/release/roam demo
+	target/release/roam demo --picture target/roam-demo.svg
 
 # One profile for all, so that wasmtime is compiled once; clippy and rustdoc need only its metadata.
 test: build lint

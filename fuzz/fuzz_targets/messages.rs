@@ -1,4 +1,4 @@
-//! Messages between daemon and worker, either of which may have become hostile: what is understood can be worked with,
+//! Messages between daemon and worker, either of which may have become hostile, and the state of a guest: what is understood can be worked with,
 //! and is the same when it goes on as JSON.
 //!
 //! Input: a byte that chooses the message, then its body.
@@ -6,14 +6,22 @@
 
 use libfuzzer_sys::fuzz_target;
 use roam_runtime::api::GuestStats;
-use roam_runtime::worker::{Launch, Launched, Reply, Request, decode};
+use roam_runtime::guest::SavedGuest;
+use roam_runtime::worker::{Ask, Launch, Launched, Reply, Request, Told, decode};
 
 fuzz_target!(|data: &[u8]| {
     let Some((kind, body)) = data.split_first() else { return };
-    match kind % 4 {
+    match kind % 7 {
         0 => drop(decode::<Request>(body)),
         1 => drop(decode::<Launched>(body)),
         2 => drop(decode::<Launch>(body)),
+        4 => drop(decode::<Ask>(body)),
+        5 => drop(decode::<Told>(body)),
+        6 => {
+            if let Ok(saved) = SavedGuest::from_bytes(body) {
+                assert_eq!(SavedGuest::from_bytes(&saved.to_bytes()).expect("what we wrote"), saved);
+            }
+        }
         _ => {
             if let Ok(Reply::Stats(stats)) = decode(body) {
                 show(&stats);
