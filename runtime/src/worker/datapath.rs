@@ -15,7 +15,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use nix::time::{ClockId, clock_gettime};
 use roam_snapshot::protocol::STATE_BYTES_MAX;
 
 use super::line::{Closed, Line};
@@ -23,6 +22,7 @@ use super::log::Log;
 use super::mailbox::{Asked, Mailbox};
 use super::stats::{stats, stats_of_waiting};
 use super::{Ask, Frozen, Told, WorkerLayout, WorkerMemory, end};
+use crate::ambient::monotonic_ns;
 use crate::api::{End, GuestStats, SocketView};
 use crate::guest::{Guest, GuestMemory, SavedGuest};
 use crate::net::{Edge, EdgeError, Watchdog, Watched};
@@ -249,10 +249,4 @@ impl From<GuestMemory> for WorkerMemory {
 
 fn refused(why: &str) -> Told {
     Told::Refused(why.into())
-}
-
-/// `CLOCK_MONOTONIC`, the same for all processes of the machine.
-fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has this clock");
-    u64::try_from(std::time::Duration::from(now).as_nanos()).unwrap_or(u64::MAX)
 }

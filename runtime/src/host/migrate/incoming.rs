@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use roam_sdn::model::Generation;
 use roam_snapshot::page::PAGE_BYTES;
@@ -49,7 +48,7 @@ impl Migrator {
             return no(ReasonCode::Incompatible, format!("the guest's ABI is {}, the target has {ours}", offer.abi));
         }
         let guest = GuestOffer::decode(&offer.guest).map_err(|error| reason(ReasonCode::Incompatible, &error))?;
-        let bytes: u64 = offer.shape.0.iter().map(|pages| u64::from(*pages) * PAGE_BYTES as u64).sum();
+        let bytes = offer.shape.pages() * PAGE_BYTES as u64;
         let free = free_memory_bytes().map_err(|error| reason(ReasonCode::Internal, &error))?;
         if bytes.saturating_add(FREE_BYTES_MIN) > free {
             return no(ReasonCode::Room, format!("the guest has {bytes} bytes of memory, the target has {free} free"));
@@ -117,11 +116,8 @@ impl Migrator {
     }
 
     fn hold_waiting(&self, record: &Record, worker: &Worker) -> Result<(Hold, WorkerLayout), Reason> {
-        let limit = Duration::from_micros(record.spec.poll_budget_us) + super::outgoing::HOLD_SPARE;
-        let held = Hold::take(&self.shared.layout.control(record.id), limit);
-        let (mut hold, pid) = held.map_err(|error| reason(ReasonCode::Worker, &error))?;
-        let layout = hold.layout().map_err(|error| reason(ReasonCode::Worker, &error))?;
-        if pid != worker.pid() || !layout.waits {
+        let (hold, layout) = self.hold(record, worker)?;
+        if !layout.waits {
             return Err(Reason::new(ReasonCode::Worker, "the worker that was started does not wait".to_owned()));
         }
         Ok((hold, layout))

@@ -40,6 +40,7 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::socket::Shutdown;
 use roam_snapshot::plan::PlanName;
@@ -62,7 +63,10 @@ use super::supervisor::Worker;
 use crate::ambient::now_ms;
 use crate::api::{Direction, GuestName, MigrationProgress, MigrationState, MigrationView};
 use crate::cert::migration_configs;
-use crate::worker::WorkerLayout;
+use crate::worker::{Hold, HoldError, WorkerLayout};
+
+/// How long a worker may take to answer while its guest runs: a poll may take its whole budget, and this besides.
+const HOLD_SPARE: Duration = Duration::from_secs(5);
 
 /// Moves guests of one host.
 pub(super) struct Migrator {
@@ -151,6 +155,18 @@ impl Migrator {
     /// Whether a guest that came from another host was ever polled here.
     fn has_come(&self, record: &Record) -> bool {
         record.standing != RecordStanding::Arriving || self.shared.layout.came(record.id).exists()
+    }
+
+    /// Takes hold of a guest's worker, and hears where everything is there.
+    fn hold(&self, record: &Record, worker: &Worker) -> Result<(Hold, WorkerLayout), Reason> {
+        let failed = |error: HoldError| reason(ReasonCode::Worker, &error);
+        let limit = Duration::from_micros(record.spec.poll_budget_us) + HOLD_SPARE;
+        let (mut hold, pid) = Hold::take(&self.shared.layout.control(record.id), limit).map_err(failed)?;
+        if pid != worker.pid() {
+            return Err(Reason::new(ReasonCode::Worker, format!("process {pid} answers for worker {}", worker.pid())));
+        }
+        let layout = hold.layout().map_err(failed)?;
+        Ok((hold, layout))
     }
 
     /// The TAP of a guest whose worker takes no frames.

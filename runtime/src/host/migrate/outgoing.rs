@@ -31,9 +31,6 @@ use crate::host::supervisor::{Supervised, Worker};
 use crate::sys::process::prefer_thread;
 use crate::worker::{Hold, WorkerLayout};
 
-/// How long a worker may take to answer while its guest runs: a poll may take its whole budget.
-pub(super) const HOLD_SPARE: Duration = Duration::from_secs(5);
-
 /// Between two tries to have an address back.
 const REGAIN_PAUSE: Duration = Duration::from_millis(200);
 
@@ -256,14 +253,8 @@ impl Migrator {
     }
 
     fn take_hold(&self, record: &Record, worker: &Arc<Worker>) -> Result<Grip, Reason> {
-        let limit = Duration::from_micros(record.spec.poll_budget_us) + HOLD_SPARE;
-        let held = Hold::take(&self.shared.layout.control(record.id), limit);
-        let (mut hold, pid) = held.map_err(|error| reason(ReasonCode::Worker, &error))?;
-        if pid != worker.pid() {
-            return Err(Reason::new(ReasonCode::Worker, format!("process {pid} answers for worker {}", worker.pid())));
-        }
-        let layout = hold.layout().map_err(|error| reason(ReasonCode::Worker, &error))?;
-        let memories = Memories::new(pid, &layout);
+        let (hold, layout) = self.hold(record, worker)?;
+        let memories = Memories::new(worker.pid(), &layout);
         let frames = self.frames(worker, &layout, record).map_err(|error| reason(ReasonCode::Internal, &error))?;
         Ok(Grip { hold, layout, memories, frames })
     }

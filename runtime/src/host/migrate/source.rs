@@ -231,18 +231,16 @@ impl Leaving {
                 Some(Come::Pages(..)) => return Err(ChannelError::Closed),
                 Some(Come::Message(message)) => message,
             };
-            self.heard(&message)?;
+            self.heard(&message);
             self.events.push_back(SourceEvent::Received(message));
         }
         Ok(())
     }
 
     /// What concerns the hands rather than the head.
-    fn heard(&mut self, message: &Message) -> Result<(), ChannelError> {
+    fn heard(&mut self, message: &Message) {
         match message {
-            Message::Prepared { base, .. } => {
-                self.memories.has(base);
-            }
+            Message::Prepared { base, .. } => self.memories.has(base),
             Message::Frame(frame) => self.returned.push(frame.clone()),
             Message::Taken(timings) => self.taken(timings),
             Message::Switched { route_us } => {
@@ -251,7 +249,6 @@ impl Leaving {
             }
             _ => {}
         }
-        Ok(())
     }
 
     fn send_module(&mut self) -> Result<(), Fault> {
@@ -346,7 +343,7 @@ impl Leaving {
         self.channel()?.put(&Message::Last { shape: shape.clone() })?;
         let sent = self.send_pages(&pages, false)?;
         self.send_log()?;
-        self.carry()?;
+        self.report.frames_carried = self.pass_on()?;
         let state = self.frozen.as_ref().map(|frozen| frozen.state.clone()).unwrap_or_default();
         let digest = self.memories.digest.seal(&shape, &state);
         let stopped_ns = monotonic_ns().saturating_sub(self.times.frozen_ns);
@@ -361,7 +358,6 @@ impl Leaving {
         self.times.sent_ns = monotonic_ns();
         self.report.pages_last = sent;
         self.report.pages_sent += sent;
-        self.report.frames_carried = self.carried.len() as u64;
         self.events.push_back(SourceEvent::Sent { pages: sent, bytes });
         Ok(())
     }
@@ -434,28 +430,27 @@ impl Leaving {
         Ok(())
     }
 
-    /// Frames that came since the guest was stopped.
-    fn carry(&mut self) -> Result<(), Fault> {
+    /// Puts the frames that have come for the guest with what will be sent; how many.
+    fn pass_on(&mut self) -> Result<u64, Fault> {
+        let mut passed_on = 0;
         while let Some(frame) = self.frames.take()? {
-            let frame = frame.to_vec();
-            self.carried.push(frame.clone());
-            self.channel()?.put(&Message::Frame(frame))?;
+            // Without a connection they wait for whoever gets to serve.
+            self.carried.push(frame.to_vec());
+            if let (Some(channel), Some(frame)) = (&mut self.channel, self.carried.last()) {
+                channel.put(&Message::Frame(frame.clone()))?;
+                passed_on += 1;
+            }
         }
-        Ok(())
+        Ok(passed_on)
     }
 
     /// Frames that came after the token.
     fn forward(&mut self) -> Result<(), Fault> {
-        while let Some(frame) = self.frames.take()? {
-            let frame = frame.to_vec();
-            // Without a connection they wait for whoever gets to serve.
-            if self.channel.is_some() {
-                self.report.frames_forwarded += 1;
-                self.channel()?.put(&Message::Frame(frame.clone()))?;
-            }
-            self.carried.push(frame);
+        self.report.frames_forwarded += self.pass_on()?;
+        match &mut self.channel {
+            Some(channel) => Ok(channel.flush()?),
+            None => Ok(()),
         }
-        if self.channel.is_some() { Ok(self.channel()?.flush()?) } else { Ok(()) }
     }
 
     /// The route leads to the target; what is on its way here still is waited for.
