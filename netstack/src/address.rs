@@ -2,6 +2,8 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use smoltcp::wire::IpCidr;
+
 use crate::Config;
 
 /// Which host or hosts a destination names.
@@ -36,6 +38,25 @@ impl Addresses {
         let ipv4 = self.config.ipv4.map(|own| own.address.into());
         let ipv6 = self.config.ipv6.map(|own| own.address.into());
         [ipv4, ipv6, self.link_local.map(IpAddr::V6)].into_iter().flatten()
+    }
+
+    /// The same with their prefixes, as smoltcp has them.
+    pub(crate) fn cidrs(&self) -> impl Iterator<Item = IpCidr> {
+        let ipv4 = self.config.ipv4.map(|own| IpCidr::new(own.address.into(), own.prefix));
+        let ipv6 = self.config.ipv6.map(|own| IpCidr::new(own.address.into(), own.prefix));
+        let link_local = self.link_local.map(|address| IpCidr::new(address.into(), 64));
+        [ipv4, ipv6, link_local].into_iter().flatten()
+    }
+
+    /// The own address that stands where `old` stood, one of an interface that had `before`: of the same family, and
+    /// link-local if that was. One that has no counterpart stays what it is.
+    pub(crate) fn counterpart(&self, old: IpAddr, before: &Self) -> IpAddr {
+        let new = match old {
+            IpAddr::V4(_) => self.config.ipv4.map(|own| own.address.into()),
+            IpAddr::V6(_) if before.link_local.map(IpAddr::V6) == Some(old) => self.link_local.map(IpAddr::V6),
+            IpAddr::V6(_) => self.config.ipv6.map(|own| own.address.into()),
+        };
+        new.unwrap_or(old)
     }
 
     /// Whether the interface speaks the family of `address`.

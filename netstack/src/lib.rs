@@ -12,7 +12,7 @@
 //! In reading order: `config` (addresses, sizes, limits), `ring` (frames in memory), `netstack` (the parts, and what a
 //! poll does in which order), `ingress` and `egress` (the way in and out), `settle` (events, timers, ends), `socket`
 //! (what is kept of each, and how packets find it), `calls` (what the guest can do), `link` (Ethernet, ARP, neighbour
-//! discovery), `address`, `packet`, `device`, `sequence`, `heard` (what smoltcp is given, and what it is spared), `sys`
+//! discovery), `renew` (another seed, other addresses: a clone), `address`, `packet`, `device`, `sequence`, `heard` (what smoltcp is given, and what it is spared), `sys`
 //! (the wasm exports).
 //!
 //! What holds:
@@ -42,6 +42,7 @@ mod link;
 mod netstack;
 mod packet;
 mod random;
+mod renew;
 mod ring;
 mod sequence;
 mod settle;

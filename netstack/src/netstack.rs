@@ -7,13 +7,13 @@ use smoltcp::{
     iface::{self, Interface, SocketSet},
     phy::DeviceCapabilities,
     time::{Duration, Instant},
-    wire::{HardwareAddress, IpCidr},
+    wire::HardwareAddress,
 };
 
 use crate::{
     Config, ConfigError, Ring, Stats,
     address::Addresses,
-    device::{self, Device, Output},
+    device::{self, Nowhere, Output},
     link::Link,
     random::Random,
     socket::{Demux, Index, Pool, Table},
@@ -60,8 +60,8 @@ pub struct Netstack {
     /// before it is through.
     pub(crate) fragmenting: bool,
     pub(crate) stats: Stats,
-    rx: Vec<u8>,
-    tx: Vec<u8>,
+    pub(crate) rx: Vec<u8>,
+    pub(crate) tx: Vec<u8>,
 }
 
 impl Netstack {
@@ -70,32 +70,14 @@ impl Netstack {
         config.check()?;
         let (mut rx, mut tx) = (vec![0; config.rx_ring_bytes as usize], vec![0; config.tx_ring_bytes as usize]);
         Ring::format(&mut rx).expect("the configuration's limits are within the ring's");
-        let ring = Ring::format(&mut tx).expect("the configuration's limits are within the ring's");
+        Ring::format(&mut tx).expect("the configuration's limits are within the ring's");
         let (addresses, capabilities) = (Addresses::new(config), device::capabilities(config));
-        let (mut link, mut stats, mut random) = (Link::new(addresses), Stats::default(), Random::new(config.seed));
-        let mut out = Output { ring, now_ns: 0, full: false, fragmenting: false };
-        let mut device = Device {
-            received: None,
-            out: &mut out,
-            link: &mut link,
-            stats: &mut stats,
-            capabilities: &capabilities,
-            sequence: None,
-        };
-        let mut iface_config = iface::Config::new(HardwareAddress::Ip);
-        iface_config.random_seed = random.next();
-        let mut iface = Box::new(Interface::new(iface_config, &mut device, Instant::ZERO));
-        iface.set_reassembly_timeout(REASSEMBLY_TIMEOUT);
-        iface.update_ip_addrs(|addresses| {
-            let ipv4 = config.ipv4.map(|own| IpCidr::new(own.address.into(), own.prefix));
-            let ipv6 = config.ipv6.map(|own| IpCidr::new(own.address.into(), own.prefix));
-            let link_local = config.link_local().map(|address| IpCidr::new(address.into(), 64));
-            addresses.extend([ipv4, ipv6, link_local].into_iter().flatten());
-        });
+        let mut random = Random::new(config.seed);
+        let iface = interface(&addresses, &capabilities, random.next(), Instant::ZERO);
         Ok(Self {
             iface,
             capabilities,
-            link,
+            link: Link::new(addresses),
             table: Table::default(),
             demux: Demux::new(random.next()),
             nobody: SocketSet::new(Vec::new()),
@@ -107,7 +89,7 @@ impl Netstack {
             random,
             now_ns: 0,
             fragmenting: false,
-            stats,
+            stats: Stats::default(),
             rx,
             tx,
         })
@@ -193,6 +175,21 @@ impl Netstack {
     pub(crate) fn now(&self) -> Instant {
         Instant::from_micros(self.now_ns / 1000)
     }
+}
+
+/// smoltcp's part of the interface: none of its sockets, but random numbers, and pieces of packets.
+pub(crate) fn interface(
+    addresses: &Addresses,
+    capabilities: &DeviceCapabilities,
+    seed: u64,
+    now: Instant,
+) -> Box<Interface> {
+    let mut config = iface::Config::new(HardwareAddress::Ip);
+    config.random_seed = seed;
+    let mut iface = Box::new(Interface::new(config, &mut Nowhere(capabilities), now));
+    iface.set_reassembly_timeout(REASSEMBLY_TIMEOUT);
+    iface.update_ip_addrs(|own| own.extend(addresses.cidrs()));
+    iface
 }
 
 impl core::fmt::Debug for Netstack {

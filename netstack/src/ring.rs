@@ -125,9 +125,8 @@ impl<'a> Ring<'a> {
         let mut ring = Self { head, tail, frames: read_u32(bytes, FRAMES_AT), bytes, slot: None };
         let error = if magic { ring.check().err() } else { Some(RingError::Magic) };
         if error.is_some() {
-            (ring.head, ring.tail, ring.frames) = (0, 0, 0);
             ring.put_u32(MAGIC_AT, MAGIC);
-            ring.store();
+            ring.clear();
         }
         (ring, error)
     }
@@ -188,6 +187,12 @@ impl<'a> Ring<'a> {
         self.store();
         let passed = read_u64(self.bytes, PASSED_AT).wrapping_add(1);
         self.put_u64(PASSED_AT, passed);
+    }
+
+    /// Forgets all queued frames.
+    pub(crate) fn clear(&mut self) {
+        (self.head, self.tail, self.frames, self.slot) = (0, 0, 0, None);
+        self.store();
     }
 
     /// All queued frames, oldest first.

@@ -248,9 +248,9 @@ impl Netstack {
                 let (socket, is_over) = (tcp.socket(), tcp.is_over());
                 let connecting = matches!(socket.state(), State::SynSent | State::SynReceived);
                 let readable = socket.can_recv() || !(socket.may_recv() || connecting);
-                flag(readable, Event::READABLE)
-                    | flag(socket.can_send() || is_over, Event::WRITABLE)
-                    | flag(is_over, Event::CLOSED)
+                // What has come can still be read; who waits to send hears at once that nothing will be.
+                let writable = socket.can_send() || is_over || socket.state() == State::Closed;
+                flag(readable, Event::READABLE) | flag(writable, Event::WRITABLE) | flag(is_over, Event::CLOSED)
             }
         };
         (flags != 0).then_some(flags)

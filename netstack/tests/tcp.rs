@@ -55,6 +55,24 @@ fn a_closed_port_refuses_and_an_abort_resets() {
 }
 
 #[test]
+fn who_waits_to_send_hears_of_a_reset_though_there_is_something_to_read() {
+    let mut net = Net::new(16);
+    let (_, client, server) = net.connect(B4, 80);
+    send_some(&mut net.stacks[0], client, b"unread").unwrap();
+    net.run(SECOND);
+    while send_some(&mut net.stacks[1], server, &[7; 65_536]).unwrap() > 0 {
+        net.run(10 * SECOND);
+    }
+    net.events[1].clear();
+    net.stacks[0].abort(client).unwrap();
+    net.run(SECOND);
+    let event = net.events[1].iter().find(|event| event.socket == server.0).unwrap();
+    assert_eq!(event.flags, Event::READABLE | Event::WRITABLE);
+    assert_eq!(net.stacks[1].send(server, 1).unwrap_err(), Errno::CONNRESET);
+    assert_eq!(net.stacks[1].recv(server, 100).unwrap(), b"unread");
+}
+
+#[test]
 fn an_attempt_nobody_answers_times_out() {
     let mut net = Net::new(3);
     let nobody = net.stacks[0].tcp_connect(at([10, 0, 0, 77], 80), 0, 0).unwrap();

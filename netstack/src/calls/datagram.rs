@@ -72,11 +72,8 @@ impl Netstack {
             return Err(Errno::MFILE);
         }
         self.pool.reserve(rx_bytes + tx_bytes)?;
-        let queue =
-            |bytes| icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; datagrams(bytes)], vec![0; bytes]);
-        let mut socket = icmp::Socket::new(queue(rx_bytes), queue(tx_bytes));
-        socket.bind(icmp::Endpoint::Ident(ident)).expect("a new socket is not bound");
-        let index = self.table.insert(Socket::new(Kind::Icmp(Datagram::new(Single::new(socket), bind))))?;
+        let single = icmp_socket(ident, rx_bytes, tx_bytes);
+        let index = self.table.insert(Socket::new(Kind::Icmp(Datagram::new(single, bind))))?;
         self.demux.echo.insert(bind, index);
         Ok(self.table.id(index))
     }
@@ -183,6 +180,38 @@ impl Datagram {
     fn new(single: Single, bind: Bind) -> Self {
         Self { single, bind, unsent: 0, wants_write: false, is_closed: false }
     }
+}
+
+impl Kind {
+    /// Drops what a datagram socket has received and what it was to send.
+    pub(crate) fn forget_datagrams(&mut self) {
+        let datagram = match self {
+            Self::Udp(datagram) => {
+                let socket = datagram.single.get_mut::<udp::Socket<'_>>();
+                socket.close();
+                socket.bind(datagram.bind.port).expect("it has just been closed, and the port is not 0");
+                datagram
+            }
+            Self::Icmp(datagram) => {
+                let old = datagram.single.get::<icmp::Socket<'_>>();
+                let (rx_bytes, tx_bytes) = (old.payload_recv_capacity(), old.payload_send_capacity());
+                let (hops, mut single) = (old.hop_limit(), icmp_socket(datagram.bind.port, rx_bytes, tx_bytes));
+                single.get_mut::<icmp::Socket<'_>>().set_hop_limit(hops);
+                datagram.single = single;
+                datagram
+            }
+            Self::Tcp(_) | Self::Listener(_) => return,
+        };
+        (datagram.unsent, datagram.wants_write) = (0, false);
+    }
+}
+
+/// smoltcp's part of a socket for ICMP echo messages.
+fn icmp_socket(ident: u16, rx_bytes: usize, tx_bytes: usize) -> Single {
+    let queue = |bytes| icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; datagrams(bytes)], vec![0; bytes]);
+    let mut socket = icmp::Socket::new(queue(rx_bytes), queue(tx_bytes));
+    socket.bind(icmp::Endpoint::Ident(ident)).expect("a new socket is not bound");
+    Single::new(socket)
 }
 
 fn datagrams(bytes: usize) -> usize {

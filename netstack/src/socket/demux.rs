@@ -153,6 +153,11 @@ impl Demux {
         }
     }
 
+    /// Forgets which packets' first fragments have come.
+    pub(crate) fn forget_fragments(&mut self) {
+        self.fragmented.clear();
+    }
+
     /// Remembers where the first fragment of a packet went; the others do not say.
     pub(crate) fn remember(&mut self, key: FragmentKey, socket: SocketId) {
         self.fragmented.retain(|(other, _)| *other != key);

@@ -66,6 +66,16 @@ impl Flows {
         }
     }
 
+    /// Hashes anew.
+    pub(crate) fn reseed(&mut self, seed: u64) {
+        self.seed = seed;
+        let empty = vec![None; self.places.len()];
+        for (flow, index) in core::mem::replace(&mut self.places, empty).into_iter().flatten() {
+            let place = self.find(&flow);
+            self.places[place] = Some((flow, index));
+        }
+    }
+
     /// The place of `flow`, or the free one it would get.
     fn find(&self, flow: &Flow) -> usize {
         let mut place = self.home(flow);
@@ -116,6 +126,9 @@ mod tests {
                         flows.remove(&flow(port));
                         model.remove(&port);
                     }
+                }
+                if index == Some(99) {
+                    flows.reseed(seed ^ u64::from(port));
                 }
                 for port in 0..60 {
                     prop_assert_eq!(flows.get(&flow(port)), model.get(&port).copied());

@@ -48,12 +48,16 @@ impl Module {
         Address::from_bytes(&self.address).map(|address| address.0)
     }
 
+    /// What was written last.
+    fn config(&self) -> Result<Config, Errno> {
+        postcard::from_bytes(&self.config).map_err(|_| Errno::INVAL)
+    }
+
     fn init(&mut self) -> Result<(), Errno> {
         if self.netstack.is_some() {
             return Err(Errno::INVAL);
         }
-        let config: Config = postcard::from_bytes(&self.config).map_err(|_| Errno::INVAL)?;
-        let netstack = Netstack::new(&config).map_err(|_| Errno::INVAL)?;
+        let netstack = Netstack::new(&self.config()?).map_err(|_| Errno::INVAL)?;
         let netstack = self.netstack.insert(Box::new(netstack));
         let (rx, tx) = netstack.ring_memory();
         self.layout = [
@@ -116,7 +120,7 @@ fn size(bytes: i32) -> usize {
     bytes.max(0) as usize
 }
 
-/// Where to write `len` bytes of postcard-encoded [`Config`]; 0 for too many.
+/// Where to write `len` bytes of postcard-encoded [`Config`], for `init` or `readdress`; 0 for too many.
 #[unsafe(export_name = "config")]
 extern "C" fn config(len: i32) -> *mut u8 {
     if size(len) > CONFIG_BYTES_MAX {
@@ -161,6 +165,25 @@ extern "C" fn announce() -> i32 {
         netstack.announce();
         Ok(())
     })
+}
+
+/// Draws all random numbers from another seed.
+#[unsafe(export_name = "reseed")]
+extern "C" fn reseed(seed: i64) -> i32 {
+    module().run(|netstack| {
+        netstack.reseed(seed as u64);
+        Ok(())
+    })
+}
+
+/// Takes the addresses of the configuration that was written; [`Errno::INVAL`] for one that is not possible.
+#[unsafe(export_name = "readdress")]
+extern "C" fn readdress() -> i32 {
+    let module = module();
+    match module.config() {
+        Ok(config) => module.run(|netstack| netstack.readdress(&config).map_err(|_| Errno::INVAL)),
+        Err(errno) => errno.to_result(),
+    }
 }
 
 #[unsafe(export_name = "deadline")]
