@@ -33,3 +33,13 @@ pub mod table;
 
 pub use controller::Controller;
 pub use model::{Mac, Name, NameError};
+
+/// Of 19, the least urgent.
+const GIVES_WAY: i32 = 10;
+
+/// The calling thread, and what it starts, lets others have a processor first (setpriority(2)): moves are answered before
+/// what it does, and guests stand still until they are.
+fn give_way() {
+    // Where it is not allowed, all stays as it is.
+    let _ = rustix::process::setpriority_process(None, GIVES_WAY);
+}

@@ -38,6 +38,7 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 pub use error::{ControllerError, OpenError};
 pub use view::{Accepted, ControllerStatus, Heard, Heartbeat, Move, NodeView, RouteView, SwitchView, TableView};
 
+use crate::give_way;
 use crate::model::{Address, Front, FrontKey, Generation, Incarnation, Kind, Mac, Name, Revision, Route};
 use crate::plane::{Counters, Keeper, PlaneError, PlaneStatus, Planes};
 use crate::sentence::in_full;
@@ -142,7 +143,10 @@ impl Controller {
         let committer = Arc::downgrade(&inner);
         std::thread::Builder::new()
             .name("commit".into())
-            .spawn(move || commit::run(&committer, store, &jobs))
+            .spawn(move || {
+                give_way();
+                commit::run(&committer, store, &jobs);
+            })
             .map_err(OpenError::Thread)?;
         let controller = Self { inner };
         controller.inner.follow_fronts(true);

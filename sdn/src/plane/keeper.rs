@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Counters, Drift, Found, Order, Plane, PlaneError, Planes, Ports, Reader, State};
+use crate::give_way;
 use crate::model::{Mac, Name};
 use crate::sentence::in_full;
 use crate::table::{Table, Touched};
@@ -95,7 +96,10 @@ impl Keeper {
         let keeper = Self { inner: Arc::new(inner) };
         keeper.inner.audit(true)?;
         let weak = Arc::downgrade(&keeper.inner);
-        let spawned = thread::Builder::new().name("plane".into()).spawn(move || watch(&weak));
+        let spawned = thread::Builder::new().name("plane".into()).spawn(move || {
+            give_way();
+            watch(&weak);
+        });
         spawned.map_err(|source| PlaneError::Refused { doing: "start a thread".into(), source })?;
         Ok(keeper)
     }
