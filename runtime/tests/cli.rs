@@ -56,8 +56,9 @@ fn succeeded(dir: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 24] = [
     "cert",
+    "checkpoint",
     "completions",
     "demo",
     "deploy",
@@ -72,6 +73,7 @@ const COMMANDS: [&str; 22] = [
     "migrations",
     "modules",
     "ps",
+    "restore",
     "rm",
     "route",
     "run",

@@ -1,12 +1,14 @@
 //! A guest as a state machine: same inputs, same outputs; and whatever a hostile guest does, the host goes on.
 
+#[path = "guest/renew.rs"]
+mod renew;
 #[path = "guest/saved.rs"]
 mod saved;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::OnceLock;
 
-use roam_netstack::{Cidr, Config, Netstack};
+use roam_netstack::{Cidr, Config, Netstack, SocketId};
 use roam_runtime::api::SocketView;
 use roam_runtime::engine::{Engine, GuestModule, LoadError, Refusal};
 use roam_runtime::guest::{Frame, Guest, GuestConfig, Inputs, LOG_LINES_PER_POLL_MAX, Outputs, StartError, Stopped};
@@ -76,6 +78,8 @@ fn poll(guest: &mut Guest) -> Result<Outputs, Stopped> {
 /// A client with the same netstack, natively, on the other end of the wire.
 struct Client {
     stack: Netstack,
+    /// What [`echo_over_tcp`] has opened.
+    connection: Option<SocketId>,
     now_ns: i64,
     inputs: Vec<Inputs>,
     outputs: Vec<Outputs>,
@@ -86,11 +90,21 @@ impl Client {
         let mut config = network(1, CLIENT_IP);
         config.checksums = false;
         let stack = Netstack::new(&config).expect("a client");
-        Self { stack, now_ns: 0, inputs: Vec::new(), outputs: Vec::new() }
+        Self { stack, connection: None, now_ns: 0, inputs: Vec::new(), outputs: Vec::new() }
     }
 
     /// Carries frames both ways once, 50 µs later.
     fn exchange(&mut self, guest: &mut Guest) {
+        let frames = self.frames();
+        let inputs = Inputs { now_ns: self.now_ns, frames, announce: self.inputs.is_empty(), ..Inputs::default() };
+        let outputs = guest.step(&inputs).expect("the guest lives");
+        self.receive(&outputs);
+        self.inputs.push(inputs);
+        self.outputs.push(outputs);
+    }
+
+    /// What it sends, 50 µs later.
+    fn frames(&mut self) -> Vec<Frame> {
         self.now_ns += 50_000;
         self.stack.poll(self.now_ns);
         let mut frames = Vec::new();
@@ -99,16 +113,16 @@ impl Client {
             frames.push(Frame { bytes: frame.bytes.to_vec(), segment_bytes: frame.segment_bytes });
             tx.pop();
         }
-        let inputs = Inputs { now_ns: self.now_ns, frames, announce: self.inputs.is_empty() };
-        let outputs = guest.step(&inputs).expect("the guest lives");
+        frames
+    }
+
+    fn receive(&mut self, outputs: &Outputs) {
         let mut rx = self.stack.rx();
         for frame in &outputs.frames {
             rx.slot(frame.bytes.len()).expect("room").copy_from_slice(&frame.bytes);
             rx.push(frame.bytes.len(), 0);
         }
         self.stack.poll(self.now_ns);
-        self.inputs.push(inputs);
-        self.outputs.push(outputs);
     }
 }
 
@@ -117,6 +131,7 @@ fn echo_over_tcp(guest: &mut Guest, bytes: &[u8]) -> (Vec<u8>, Client) {
     let mut client = Client::new();
     let to = SocketAddr::from((GUEST_IP, 7));
     let socket = client.stack.tcp_connect(to, 65_536, 65_536).expect("a socket");
+    client.connection = Some(socket);
     let (mut sent, mut received) = (0, Vec::new());
     for _ in 0..20_000 {
         client.exchange(guest);
@@ -175,7 +190,7 @@ fn a_recorded_input_log_replays_to_identical_outputs() {
 fn a_frame_that_does_not_fit_is_dropped_and_counted() {
     let mut guest = start(ECHO, &config()).expect("a guest");
     let frames = vec![Frame { bytes: vec![0; 70_000], segment_bytes: 0 }];
-    let outputs = guest.step(&Inputs { now_ns: 1, frames, announce: false }).expect("the guest lives");
+    let outputs = guest.step(&Inputs { now_ns: 1, frames, ..Inputs::default() }).expect("the guest lives");
     assert_eq!((outputs.frames_dropped, guest.rx().dropped()), (1, 1));
 }
 

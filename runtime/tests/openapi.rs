@@ -9,8 +9,9 @@ use serde_json::Value;
 /// Set to write the file instead of comparing it.
 const WRITE: &str = "ROAM_WRITE_OPENAPI";
 
-const HOST: [&str; 20] = [
+const HOST: [&str; 23] = [
     "cancel_migration",
+    "checkpoint_guest",
     "create_guest",
     "delete_guest",
     "delete_module",
@@ -18,6 +19,7 @@ const HOST: [&str; 20] = [
     "guest_stats",
     "health",
     "inspect_guest",
+    "keep_checkpoint",
     "list_guests",
     "list_migrations",
     "list_modules",
@@ -25,6 +27,7 @@ const HOST: [&str; 20] = [
     "migrate_guest",
     "put_module",
     "read_module",
+    "restore_guest",
     "show_migration",
     "start_guest",
     "stop_guest",

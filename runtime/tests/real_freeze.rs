@@ -115,6 +115,35 @@ fn a_frozen_guest_is_silent_and_then_goes_on() {
     kv.hear(3);
 }
 
+#[test]
+fn a_paused_guest_goes_on_when_its_hold_ends() {
+    let Some(up) = up(ECHO, |_| {}) else { return };
+    up.answers();
+    let again = || hold(&up.home).0;
+    let mut hold = again();
+    let paused = hold.pause().unwrap();
+    assert_eq!(hold.pause().unwrap(), paused, "asked again, the same is told");
+    assert!(hold.layout().unwrap().frozen);
+    drop(hold);
+    up.answers();
+    let mut hold = again();
+    hold.pause().unwrap();
+    // Who takes hold of it has it as it runs.
+    let mut hold = again();
+    assert!(!hold.layout().unwrap().frozen);
+    // One that is frozen stays so, whoever had it paused before or has it paused then.
+    hold.pause().unwrap();
+    hold.freeze().unwrap();
+    let mut hold = again();
+    assert!(hold.layout().unwrap().frozen);
+    hold.pause().unwrap();
+    let mut hold = again();
+    assert!(hold.layout().unwrap().frozen);
+    hold.thaw().unwrap();
+    drop(hold);
+    up.answers();
+}
+
 /// A guest whose TAP is kept, so that another worker can have it.
 struct Source {
     up: Up,
@@ -167,9 +196,8 @@ fn moved(source: &Home, target: &Home) -> Duration {
         assert_eq!(memory.bytes, bytes.len() as u64);
         remote.write(memory.address, bytes).unwrap();
     }
-    to.install(frozen.state).unwrap();
     let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap());
-    let (began_ns, ended_ns) = to.resume(now.as_nanos() as u64 - frozen.at_ns).unwrap();
+    let (began_ns, ended_ns) = to.resume(frozen.state, now.as_nanos() as u64 - frozen.at_ns, None).unwrap();
     assert!(began_ns >= frozen.at_ns && ended_ns >= began_ns);
     eprintln!("first poll: {} us", (ended_ns - began_ns) / 1000);
     assert!(!to.layout().unwrap().waits);
@@ -275,7 +303,7 @@ fn who_holds_last_holds() {
     first.layout().unwrap();
     let (mut second, _) = hold(&up.home);
     let gone = first.freeze().unwrap_err();
-    assert!(matches!(gone, HoldError::Gone), "{gone}");
+    assert!(matches!(gone, HoldError::Gone | HoldError::Unheard), "{gone}");
     second.freeze().unwrap();
     // A daemon that has gone, and one that comes: in between the guest stays frozen.
     drop(second);
@@ -288,7 +316,7 @@ fn who_holds_last_holds() {
     assert!(third.layout().unwrap().frozen);
     third.thaw().unwrap();
     up.answers();
-    for refused in [third.grow(vec![1 << 20, 1 << 20]), third.install(vec![1]), third.resume(0).map(drop)] {
+    for refused in [third.grow(vec![1 << 20, 1 << 20]), third.resume(vec![1], 0, None).map(drop)] {
         let refused = refused.unwrap_err();
         assert!(matches!(refused, HoldError::Refused(_)), "{refused}");
     }
@@ -340,12 +368,12 @@ fn a_worker_that_waits_does_nothing() {
     assert_eq!(pid, process.pid());
     let layout = hold.layout().unwrap();
     let before = memories(pid, &layout);
-    for refused in [hold.freeze().map(drop), hold.thaw(), hold.throttle(1), hold.resume(0).map(drop)] {
+    for refused in [hold.freeze().map(drop), hold.thaw(), hold.throttle(1)] {
         let refused = refused.unwrap_err();
         assert!(matches!(refused, HoldError::Refused(_)), "{refused}");
     }
     for garbage in [vec![], vec![1], vec![0xFF; 100], vec![0; 1 << 20]] {
-        assert!(matches!(hold.install(garbage), Err(HoldError::Refused(_))));
+        assert!(matches!(hold.resume(garbage, 0, None), Err(HoldError::Refused(_))));
     }
     let sizes: Vec<u64> = layout.memories.iter().map(|memory| memory.bytes).collect();
     for sizes in [vec![], sizes.iter().map(|bytes| bytes - 65_536).collect(), vec![u64::MAX; 2], vec![1 << 32; 2]] {
@@ -354,7 +382,7 @@ fn a_worker_that_waits_does_nothing() {
     // The other one's state, without its memories.
     let (mut from, _) = self::hold(&source.up.home);
     let frozen = from.freeze().unwrap();
-    let refused = hold.install(frozen.state).unwrap_err();
+    let refused = hold.resume(frozen.state, 0, None).unwrap_err();
     assert!(matches!(&refused, HoldError::Refused(why) if why.contains("rings")), "{refused}");
     from.thaw().unwrap();
     block(async {

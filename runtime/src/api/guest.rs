@@ -53,10 +53,10 @@ pub struct GuestSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = Ipv6)]
     pub gateway6: Option<Ipv6Addr>,
-    /// IP MTU, bytes.
-    #[serde(default = "default_mtu")]
-    #[schema(default = default_mtu, minimum = 576, maximum = 9216)]
-    pub mtu: u16,
+    /// IP MTU, bytes; what the host's network carries when left out, 1500 at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 576, maximum = 9216)]
+    pub mtu: Option<u16>,
     /// Limit of the guest's linear memories, bytes.
     #[serde(default = "default_memory")]
     #[schema(default = default_memory, minimum = 65536, maximum = 4294967296_u64)]
@@ -89,8 +89,11 @@ pub struct GuestSpec {
     pub busy_poll_us: u64,
 }
 
+/// A guest's IP MTU where its network carries that much, bytes.
+pub const MTU_BYTES_DEFAULT: u16 = 1500;
+
 fn default_mtu() -> u16 {
-    1500
+    MTU_BYTES_DEFAULT
 }
 
 fn default_memory() -> u64 {
@@ -129,6 +132,9 @@ pub enum SpecError {
         /// Most.
         max: u64,
     },
+    /// A text that is no address.
+    #[error("{0}")]
+    Address(String),
     /// CPU share that is no positive number.
     #[error("cpus_max must be from 0.01 to 1024")]
     Cpus,
@@ -162,7 +168,7 @@ impl GuestSpec {
             mac: None,
             gateway: None,
             gateway6: None,
-            mtu: default_mtu(),
+            mtu: None,
             memory_bytes_max: default_memory(),
             socket_memory_bytes_max: default_memory(),
             cpus_max: None,
@@ -180,7 +186,9 @@ impl GuestSpec {
         let range = |field, value: u64, (min, max): (u64, u64)| {
             if (min..=max).contains(&value) { Ok(()) } else { Err(SpecError::Range { field, value, min, max }) }
         };
-        range("mtu", self.mtu.into(), (net::MTU_BYTES_MIN.into(), net::MTU_BYTES_MAX.into()))?;
+        if let Some(mtu) = self.mtu {
+            range("mtu", mtu.into(), (net::MTU_BYTES_MIN.into(), net::MTU_BYTES_MAX.into()))?;
+        }
         range("memory_bytes_max", self.memory_bytes_max, MEMORY_BYTES)?;
         let socket_memory = (net::BUFFER_BYTES_MAX_MIN.into(), net::BUFFER_BYTES_MAX_MAX.into());
         range("socket_memory_bytes_max", self.socket_memory_bytes_max, socket_memory)?;
@@ -236,7 +244,7 @@ pub enum GuestState {
     /// Its address is another host's. It was ended at once, and stays so until an operator starts it and the controller
     /// grants its address anew.
     Fenced,
-    /// It comes from another host: its worker is there and waits for the right to poll.
+    /// It comes from another host, or from an image: its worker is there and waits for the right to poll.
     Arriving,
     /// It was being moved to another host, and is stopped until it is settled which of the two has it.
     InDoubt,
@@ -276,6 +284,8 @@ pub enum EndKind {
     MachineDown,
     /// Its address became another host's.
     Fenced,
+    /// An operator has an image of it, and had it end with that.
+    Checkpointed,
 }
 
 /// A guest's place in the network, as allocated.
@@ -298,6 +308,10 @@ pub struct NetworkView {
     pub gateway6: Option<Ipv6Addr>,
     /// Its TAP device on the host; there while it runs.
     pub tap: String,
+    /// IP MTU, bytes.
+    #[serde(default = "default_mtu")]
+    #[schema(default = default_mtu)]
+    pub mtu: u16,
 }
 
 /// A guest as its host sees it.

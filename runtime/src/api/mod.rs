@@ -5,6 +5,7 @@
 //! that a misspelt one is not silently the default.
 
 mod address;
+mod checkpoint;
 pub mod client;
 mod guest;
 mod host;
@@ -13,7 +14,10 @@ pub mod sdn;
 mod stats;
 
 pub use address::{CidrText, Family as AddressFamily, derived_mac};
-pub use guest::{End, EndKind, GuestSpec, GuestState, GuestView, NetworkView, RestartPolicy, SpecError};
+pub use checkpoint::{CHECKPOINT_HEADER, CheckpointReport, CheckpointRequest, RestoreRequest};
+pub use guest::{
+    End, EndKind, GuestSpec, GuestState, GuestView, MTU_BYTES_DEFAULT, NetworkView, RestartPolicy, SpecError,
+};
 pub use host::{ErrorBody, ErrorCode, Health, HostView, LogEntry, ModuleView, OverlayView};
 pub use migration::{
     Direction, MIGRATION_PORT, MigrateRequest, MigrationBrief, MigrationEvent, MigrationProgress, MigrationReason,

@@ -106,8 +106,12 @@ pub(super) fn notify(state: &str) -> std::io::Result<()> {
     UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
 }
 
-/// Serves what the settings came to; those that make no sense end it with 2.
-pub(super) fn run<P>(plan: Result<P>, serve: impl AsyncFnOnce(P) -> Result<ExitCode>) -> Result<ExitCode> {
+/// Serves what the settings came to; those that make no sense end it with 2. Each thread of it begins with `on_thread_start`.
+pub(super) fn run<P>(
+    plan: Result<P>,
+    on_thread_start: fn(),
+    serve: impl AsyncFnOnce(P) -> Result<ExitCode>,
+) -> Result<ExitCode> {
     let plan = match plan {
         Ok(plan) => plan,
         Err(error) => {
@@ -118,7 +122,8 @@ pub(super) fn run<P>(plan: Result<P>, serve: impl AsyncFnOnce(P) -> Result<ExitC
     // What the daemon makes is nobody else's, unless it says so.
     umask(Mode::from_bits_truncate(0o077));
     raise_descriptors();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads to run on")?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.enable_all().on_thread_start(on_thread_start).build().context("no threads to run on")?;
     runtime.block_on(serve(plan))
 }
 

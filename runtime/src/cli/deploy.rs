@@ -2,10 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -15,6 +13,7 @@ use super::manifest;
 use super::target::{HostFlags, Target, Targets};
 use super::wanted::{ModuleFile, Wanted};
 use super::{block_on, print};
+use crate::api::client::Client;
 use crate::api::{ErrorCode, GuestSpec, GuestView};
 
 /// What a manifest is called when nothing else is said.
@@ -129,7 +128,7 @@ impl Job {
         }
         let shipped = !client.has_module(self.module.digest).await?;
         if shipped {
-            self.ship().await?;
+            ship(client, &self.module).await?;
         }
         let guest = client.create(&self.spec).await?;
         Ok(Report { done: Done::Created, host, shipped, guest })
@@ -147,27 +146,19 @@ impl Job {
         ))
         .into())
     }
+}
 
-    async fn ship(&self) -> Result<()> {
-        let ModuleFile { path, digest, size_bytes } = &self.module;
-        let file = tokio::fs::File::open(path).await;
-        let file = file.with_context(|| format!("cannot read module {}", path.display()))?;
-        let bar = ProgressBar::with_draw_target(Some(*size_bytes), ProgressDrawTarget::stderr());
-        if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {binary_bytes}/{binary_total_bytes}") {
-            bar.set_style(style);
-        }
-        bar.set_message(format!("shipping {}", file_name(path)));
-        // After the last byte the host compiles.
-        bar.enable_steady_tick(Duration::from_millis(200));
-        let progress = {
-            let bar = bar.clone();
-            move |sent_bytes| bar.set_position(sent_bytes)
-        };
-        let result = self.target.client.put_module(*digest, file, progress).await;
-        bar.finish_and_clear();
-        result?;
-        Ok(())
-    }
+/// Sends a module, and shows how that goes.
+pub(super) async fn ship(client: &Client, module: &ModuleFile) -> Result<()> {
+    let ModuleFile { path, digest, size_bytes } = module;
+    let file = tokio::fs::File::open(path).await;
+    let file = file.with_context(|| format!("cannot read module {}", path.display()))?;
+    let bar = print::bar(format!("shipping {}", file_name(path)), *size_bytes);
+    // After the last byte the host compiles.
+    let result = client.put_module(*digest, file, bar.position()).await;
+    bar.clear();
+    result?;
+    Ok(())
 }
 
 /// Where two specifications are not the same: `memory_bytes_max is 1, not 2`.
@@ -218,7 +209,10 @@ mod tests {
     fn differences_are_named_by_field() {
         let is = GuestSpec::new("kv".parse().unwrap(), ModuleHash([1; 32]));
         assert!(differences(&is, &is).unwrap().is_empty());
-        let wanted = GuestSpec { mtu: 1400, cpus_max: Some(0.5), ..is.clone() };
-        assert_eq!(differences(&is, &wanted).unwrap(), ["cpus_max is not given, not 0.5", "mtu is 1500, not 1400"]);
+        let wanted = GuestSpec { mtu: Some(1400), cpus_max: Some(0.5), ..is.clone() };
+        assert_eq!(
+            differences(&is, &wanted).unwrap(),
+            ["cpus_max is not given, not 0.5", "mtu is not given, not 1400"]
+        );
     }
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use roam_netstack::Cidr;
+use roam_netstack::{Cidr, MTU_BYTES_MAX, MTU_BYTES_MIN};
 use serde::Deserialize;
 
 use super::{daemon, units};
@@ -57,6 +57,9 @@ pub(super) struct Settings {
     /// IPv6 gateway of guests that are not given another.
     #[arg(long, env = "ROAM_GATEWAY6", value_name = "ADDRESS")]
     gateway6: Option<Ipv6Addr>,
+    /// IP MTU of guests that are not given another, bytes [default: what --tunnel carries, 1500 at most].
+    #[arg(long, env = "ROAM_MTU", value_name = "BYTES")]
+    mtu: Option<u16>,
     /// The controller, which says whose addresses are: https://name:port or unix:/path. New guests need it; those that
     /// serve do not.
     #[arg(long, env = "ROAM_CONTROLLER", value_name = "URL")]
@@ -116,6 +119,7 @@ impl Settings {
             network6: self.network6.or(beneath.network6),
             pool6: self.pool6.or(beneath.pool6),
             gateway6: self.gateway6.or(beneath.gateway6),
+            mtu: self.mtu.or(beneath.mtu),
             controller: self.controller.or(beneath.controller),
             vtep: self.vtep.or(beneath.vtep),
             tunnel: self.tunnel.or(beneath.tunnel),
@@ -158,6 +162,7 @@ impl Settings {
             bridge: daemon::check_device("--bridge", self.bridge.unwrap_or_else(|| "br0".into()))?,
             pool4: pool("", self.network, self.pool, self.gateway)?,
             pool6: pool("6", self.network6, self.pool6, self.gateway6)?,
+            mtu: self.mtu.map(mtu).transpose()?,
             log_bytes_max,
             ephemeral: self.ephemeral,
             overlay,
@@ -167,6 +172,13 @@ impl Settings {
         };
         Ok(Plan { config, listen })
     }
+}
+
+fn mtu(bytes: u16) -> Result<u16> {
+    if !(MTU_BYTES_MIN..=MTU_BYTES_MAX).contains(&bytes) {
+        bail!("--mtu is {bytes} bytes; it must be from {MTU_BYTES_MIN} to {MTU_BYTES_MAX}");
+    }
+    Ok(bytes)
 }
 
 /// Where guests are taken in. Without certificates nowhere: hosts could not know each other.
@@ -251,7 +263,7 @@ impl<A: Display> Display for CidrTextOf<A> {
 }
 
 pub(super) fn run(settings: Settings) -> Result<ExitCode> {
-    daemon::run(settings.check(), serve)
+    daemon::run(settings.check(), || {}, serve)
 }
 
 async fn serve(plan: Plan) -> Result<ExitCode> {
@@ -320,6 +332,13 @@ mod tests {
         ] {
             assert!(check(&format!("name = 'a'\n{text}")).unwrap_err().starts_with("--"), "{text}");
         }
+    }
+
+    #[test]
+    fn guests_have_a_possible_mtu() {
+        assert_eq!(check("name = 'a'\nmtu = 9000").unwrap().config.mtu, Some(9000));
+        assert_eq!(check("name = 'a'").unwrap().config.mtu, None);
+        assert!(check("name = 'a'\nmtu = 500").unwrap_err().starts_with("--mtu"));
     }
 
     #[test]

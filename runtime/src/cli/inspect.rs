@@ -109,7 +109,7 @@ fn network(guest: &GuestView) -> Vec<(&'static str, String)> {
     let mut rows = Vec::new();
     rows.extend(network.ip.map(|ip| ("ip", ip.to_string())));
     rows.extend(network.ip6.map(|ip6| ("ip6", ip6.to_string())));
-    rows.push(("mac", format!("{}, device {}, MTU {}", network.mac, network.tap, guest.spec.mtu)));
+    rows.push(("mac", format!("{}, device {}, MTU {}", network.mac, network.tap, network.mtu)));
     rows.extend(network.gateway.map(|gateway| ("gateway", gateway.to_string())));
     rows.extend(network.gateway6.map(|gateway6| ("gateway6", gateway6.to_string())));
     rows

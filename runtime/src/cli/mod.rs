@@ -19,9 +19,10 @@
 //! | 130, 143 | interrupted |
 //!
 //! Nobody reading our output is no failure, and neither is ending by Ctrl-C what goes on until then (`logs --follow`,
-//! `stats --watch`, `route watch`).
+//! `stats --watch`, `route watch`, `checkpoint --every`).
 
 mod cert;
+mod checkpoint;
 mod completions;
 mod config;
 mod daemon;
@@ -42,6 +43,7 @@ mod migrations;
 mod modules;
 mod print;
 mod ps;
+mod restore;
 mod rm;
 mod route;
 mod run;
@@ -91,6 +93,7 @@ enum LogFormat {
 #[derive(Debug, Subcommand)]
 enum Command {
     Cert(cert::Arguments),
+    Checkpoint(checkpoint::Arguments),
     Completions(completions::Arguments),
     Demo(demo::Arguments),
     Deploy(Box<deploy::Arguments>),
@@ -105,6 +108,7 @@ enum Command {
     Migrations(migrations::Arguments),
     Modules(modules::Arguments),
     Ps(ps::Arguments),
+    Restore(restore::Arguments),
     Rm(rm::Arguments),
     Route(route::Arguments),
     Run(run::Arguments),
@@ -137,6 +141,7 @@ fn run_command(arguments: Arguments) -> Result<ExitCode> {
     start_log(arguments.log.as_deref(), arguments.log_format, &config)?;
     match arguments.command {
         Command::Cert(arguments) => cert::run(arguments),
+        Command::Checkpoint(arguments) => checkpoint::run(arguments, &config),
         Command::Completions(arguments) => completions::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Deploy(arguments) => deploy::run(*arguments, &config),
@@ -151,6 +156,7 @@ fn run_command(arguments: Arguments) -> Result<ExitCode> {
         Command::Migrations(arguments) => migrations::run(arguments, &config),
         Command::Modules(arguments) => modules::run(arguments, &config),
         Command::Ps(arguments) => ps::run(arguments, &config),
+        Command::Restore(arguments) => restore::run(arguments, &config),
         Command::Rm(arguments) => rm::run(arguments, &config),
         Command::Route(arguments) => route::run(arguments, &config),
         Command::Run(arguments) => run::run(arguments),

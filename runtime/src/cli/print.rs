@@ -1,8 +1,10 @@
-//! What commands print: text, tables and JSON, on a standard output that may be closed.
+//! What commands print: text, tables and JSON, on a standard output that may be closed; and what they show in passing.
 
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 use anyhow::Result;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -134,6 +136,39 @@ pub(super) fn brief(text: &str, chars_max: usize) -> String {
     match text.char_indices().nth(chars_max) {
         None => text,
         Some(_) => text.chars().take(chars_max.saturating_sub(1)).chain(['…']).collect(),
+    }
+}
+
+/// How far a transfer is, on standard error where that is a terminal.
+pub(super) struct Bar(ProgressBar);
+
+/// Begins to show a transfer of so many bytes.
+pub(super) fn bar(what: String, size_bytes: u64) -> Bar {
+    let bar = ProgressBar::with_draw_target(Some(size_bytes), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {binary_bytes}/{binary_total_bytes}") {
+        bar.set_style(style);
+    }
+    bar.set_message(what);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    Bar(bar)
+}
+
+impl Bar {
+    /// To be told the bytes so far.
+    pub(super) fn position(&self) -> impl FnMut(u64) + Send + 'static + use<> {
+        let bar = self.0.clone();
+        move |bytes| bar.set_position(bytes)
+    }
+
+    /// Takes it away.
+    pub(super) fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 

@@ -11,7 +11,7 @@ use super::exit;
 use super::fleet;
 use super::target::{HostFlags, Targets};
 use super::{block_on, print};
-use crate::api::{Direction, GuestState, GuestView, MigrationBrief};
+use crate::api::{Direction, EndKind, GuestState, GuestView, MigrationBrief};
 
 /// List guests.
 ///
@@ -102,7 +102,10 @@ pub(super) fn phase(phase: Phase) -> &'static str {
 fn reason(guest: &GuestView) -> String {
     use GuestState::{Ended, Fenced, Parked, Waiting};
     match &guest.last_end {
-        Some(end) if matches!(guest.state, Ended | Fenced | Parked | Waiting) => {
+        Some(end)
+            if matches!(guest.state, Ended | Fenced | Parked | Waiting)
+                || (guest.state, end.kind) == (GuestState::Stopped, EndKind::Checkpointed) =>
+        {
             print::brief(&end.reason, REASON_CHARS_MAX)
         }
         _ => String::new(),

@@ -17,6 +17,7 @@ use serde::Deserialize;
 
 use super::{daemon, units};
 use crate::serve::{Limits, Listen, Server};
+use crate::sys::process::prefer_thread;
 
 /// Run the controller: which host owns which address.
 ///
@@ -152,7 +153,8 @@ impl Settings {
 }
 
 pub(super) fn run(settings: Settings) -> Result<ExitCode> {
-    daemon::run(settings.check(), serve)
+    // Guests stand still until it answers.
+    daemon::run(settings.check(), prefer_thread, serve)
 }
 
 async fn serve(plan: Plan) -> Result<ExitCode> {

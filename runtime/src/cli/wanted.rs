@@ -41,7 +41,7 @@ pub(super) struct Wanted {
     /// IPv6 gateway [default: the host's].
     #[arg(long, value_name = "ADDRESS")]
     pub(super) gateway6: Option<Ipv6Addr>,
-    /// IP MTU in bytes [default: 1500].
+    /// IP MTU in bytes [default: what the host's network carries, 1500 at most].
     #[arg(long, value_name = "BYTES")]
     pub(super) mtu: Option<u16>,
     /// Limit of the guest's memory [default: 256MiB].
@@ -84,7 +84,7 @@ impl Wanted {
         spec.mac = self.mac;
         spec.gateway = self.gateway;
         spec.gateway6 = self.gateway6;
-        spec.mtu = self.mtu.unwrap_or(spec.mtu);
+        spec.mtu = self.mtu;
         spec.memory_bytes_max = self.memory.map_or(spec.memory_bytes_max, |bytes| bytes as u64);
         spec.socket_memory_bytes_max = self.socket_memory.map_or(spec.socket_memory_bytes_max, |bytes| bytes as u64);
         spec.cpus_max = self.cpus;

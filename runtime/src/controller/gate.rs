@@ -1,10 +1,13 @@
 //! Who may do what, and in whose name.
 
 use hyper::Method;
-use roam_sdn::Name;
+use roam_sdn::controller::ControllerError;
+use roam_sdn::table::Refused;
+use roam_sdn::{Mac, Name};
 
 use super::App;
 use crate::api::ErrorCode;
+use crate::api::sdn::{Move, Route};
 use crate::cert::Role;
 use crate::serve::answer::Refusal;
 use crate::serve::metrics::Rejected;
@@ -37,6 +40,22 @@ impl App {
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// Whether a host gives an address that it has to another: what it was given for a guest that it never polled. A generation
+    /// is one host's for good; one that is over is nobody's to give.
+    pub(super) fn gives(&self, peer: &Peer, mac: Mac, asked: &Move) -> Result<Option<()>, Refusal> {
+        let Ok(Route { placement, address }) = self.controller.find(&mac.to_string()) else { return Ok(None) };
+        let plain = !asked.drain && !asked.early && asked.incarnation.is_none();
+        if !plain || placement.generation < asked.from {
+            return Ok(None);
+        }
+        if placement.generation > asked.from {
+            let held = Some(asked.from);
+            let (generation, owner, name) = (placement.generation, placement.host, address.name);
+            return Err(ControllerError::from(Refused::Fenced { mac, held, generation, owner, name }).into());
+        }
+        Ok(self.in_name_of(peer, &placement.host, "move an address of").ok())
     }
 
     /// 403, counted.

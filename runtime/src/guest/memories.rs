@@ -1,6 +1,9 @@
 //! The linear memories of a guest, for whom copies them from outside.
 
+use std::fs::File;
+
 use roam_snapshot::page::PAGE_BYTES;
+use serde::{Deserialize, Serialize};
 use wasmtime::Memory;
 
 use super::Guest;
@@ -10,6 +13,9 @@ use crate::sys;
 /// Bytes that memories grow by.
 const GROWTH_BYTES: u64 = 64 * 1024;
 const _: () = assert!(GROWTH_BYTES.is_multiple_of(PAGE_BYTES as u64));
+
+/// A memory is backed by huge pages from here on: so much of small guests is touched sparsely.
+const HUGE_FROM_BYTES: usize = 16 << 20;
 
 /// A linear memory. It stays where it is for as long as the guest lives, however it grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +28,33 @@ pub struct GuestMemory {
     pub mapped_bytes: u64,
     /// What its module gives it from the beginning, bytes.
     pub initial_bytes: u64,
+    /// Up to here there may be content that nobody has touched yet and no page table shows: an image's that is mapped
+    /// there. Bytes.
+    pub unseen_bytes: u64,
+}
+
+/// Pages of an image's file that follow each other there and in a memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRun {
+    /// Which memory, in the order of [`Guest::memories`].
+    pub memory: u8,
+    /// Where in the memory, bytes.
+    pub offset: u64,
+    /// Where in the file, bytes.
+    pub place: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+/// Why an image was not mapped. The guest is none then.
+#[derive(Debug, thiserror::Error)]
+#[error("{} bytes of the image cannot be mapped at {} of memory {}", run.bytes, run.offset, run.memory)]
+pub struct MapError {
+    /// What was to be mapped.
+    run: ImageRun,
+    /// What the system said; `EINVAL` for what is outside of the memory, or no whole pages.
+    #[source]
+    source: nix::Error,
 }
 
 /// Why memories were not made larger.
@@ -69,13 +102,30 @@ pub enum GrowError {
 impl Guest {
     /// Its memories: the guest's own in the order of its module, then the netstack's.
     pub fn memories(&self) -> Vec<GuestMemory> {
-        let memory = |(memory, _): (Memory, bool)| GuestMemory {
+        let memory = |(index, (memory, _)): (usize, (Memory, bool))| GuestMemory {
             address: memory.data_ptr(&self.store).addr() as u64,
             bytes: memory.data_size(&self.store) as u64,
             mapped_bytes: MEMORY_RESERVED_BYTES + MEMORY_GUARD_BYTES,
             initial_bytes: memory.ty(&self.store).minimum() * GROWTH_BYTES,
+            unseen_bytes: self.unseen_bytes.get(index).copied().unwrap_or(0),
         };
-        self.all_memories().into_iter().map(memory).collect()
+        self.all_memories().into_iter().enumerate().map(memory).collect()
+    }
+
+    /// Maps parts of an image over the memories of a guest that [waits](Guest::waiting), which are large enough already.
+    /// Nobody may change the file from then on.
+    pub fn map_image(&mut self, file: &File, runs: &[ImageRun]) -> Result<(), MapError> {
+        let memories = self.all_memories();
+        self.unseen_bytes.resize(memories.len(), 0);
+        for &run in runs {
+            let failed = |source| MapError { run, source };
+            let index = usize::from(run.memory);
+            let (memory, _) = *memories.get(index).ok_or(failed(nix::Error::EINVAL))?;
+            sys::memory::map_file(&mut self.store, (memory, run.offset), (file, run.place), run.bytes)
+                .map_err(failed)?;
+            self.unseen_bytes[index] = self.unseen_bytes[index].max(run.offset + run.bytes);
+        }
+        Ok(())
     }
 
     /// Makes them that large, in the order of [`Self::memories`]. Those before the one that fails have grown.
@@ -104,6 +154,13 @@ impl Guest {
     /// the same wherever that engine runs that module. Until memories and state are put in place the guest is none.
     pub fn reset_memories(&mut self) -> nix::Result<()> {
         self.all_memories().into_iter().try_for_each(|(memory, _)| sys::memory::forget(&mut self.store, memory))
+    }
+
+    /// Has them in huge pages where they are large.
+    pub(super) fn prefer_huge(&mut self) {
+        for (memory, _) in self.all_memories() {
+            sys::memory::prefer_huge(&mut self.store, memory, HUGE_FROM_BYTES, MEMORY_RESERVED_BYTES as usize);
+        }
     }
 
     /// And whether it is the netstack's.
@@ -221,6 +278,37 @@ mod tests {
             sizes[index] += over;
             let refused = guest.grow_to(&sizes);
             assert!(matches!(refused, Err(GrowError::Refused { memory, .. }) if memory == index), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn an_image_is_mapped_where_it_says() {
+        let (engine, netstack) = engine();
+        let module = engine.load(KV).unwrap();
+        let mut guest = Guest::waiting(&engine, &module, &netstack, &config()).unwrap();
+        let before = contents(&guest);
+        let path = std::env::temp_dir().join(format!("roam-map-{}", std::process::id()));
+        std::fs::write(&path, [vec![1; PAGE_BYTES], vec![2; PAGE_BYTES], vec![3; PAGE_BYTES]].concat()).unwrap();
+        let file = File::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let page = PAGE_BYTES as u64;
+        let run = ImageRun { memory: 0, offset: 2 * page, place: page, bytes: 2 * page };
+        guest.map_image(&file, &[run, ImageRun { memory: 1, offset: 0, place: 0, bytes: page }]).unwrap();
+        let mut expected = before;
+        expected[0][2 * PAGE_BYTES..3 * PAGE_BYTES].fill(2);
+        expected[0][3 * PAGE_BYTES..4 * PAGE_BYTES].fill(3);
+        expected[1][..PAGE_BYTES].fill(1);
+        assert!(contents(&guest) == expected);
+        assert_eq!(guest.memories().iter().map(|it| it.unseen_bytes).collect::<Vec<_>>(), [4 * page, page]);
+        for bad in [
+            ImageRun { memory: 2, ..run },
+            ImageRun { offset: 1, ..run },
+            ImageRun { place: 1, ..run },
+            ImageRun { bytes: 0, ..run },
+            ImageRun { bytes: 1 << 40, ..run },
+            ImageRun { offset: u64::MAX - page + 1, ..run },
+        ] {
+            assert!(guest.map_image(&file, &[bad]).is_err(), "{bad:?}");
         }
     }
 

@@ -11,11 +11,13 @@
 //!
 //! State, all of it: the linear memories and mutable globals of both modules, the guest's clock and random generator,
 //! and the frames in the two rings, which are netstack memory. [`Guest::save`] takes it but for the memories, which are
-//! copied as they are ([`Guest::memories`]); [`Guest::waiting`] makes a guest to put it into ([`Guest::install`]).
+//! copied as they are ([`Guest::memories`]); [`Guest::waiting`] makes a guest to put it into ([`Guest::install`]). A copy
+//! that is to run beside the original becomes another host by [`Guest::reseed`] and [`Guest::readdress`].
 
 mod exports;
 mod imports;
 mod memories;
+mod renew;
 mod saved;
 mod stack;
 mod step;
@@ -29,7 +31,8 @@ use roam_netstack::{Ring, SocketInfo};
 use wasmtime::{Instance, Linker, Store, TypedFunc};
 
 pub(crate) use imports::is_known_import;
-pub use memories::{GrowError, GuestMemory};
+pub use memories::{GrowError, GuestMemory, ImageRun, MapError};
+pub use renew::ReaddressError;
 pub use saved::{InstallError, SavedGuest};
 pub use stack::StackCounters;
 pub use step::{Frame, Inputs, Outputs};
@@ -84,6 +87,12 @@ pub enum StartError {
     /// Its memories could not be made, for example because the module's initial memory is over the limit.
     #[error("the guest could not be instantiated")]
     Instantiate(#[source] wasmtime::Error),
+    /// The memories of the image it is to be restored from could not be made.
+    #[error("the guest's memories cannot become as large as the image's")]
+    Grow(#[from] GrowError),
+    /// The image could not be mapped.
+    #[error(transparent)]
+    Map(#[from] MapError),
     /// It ended while it was being started.
     #[error("the guest ended while it was being started")]
     Stopped(#[from] Stopped),
@@ -121,6 +130,8 @@ pub struct Guest {
     modules: [ModuleHash; 2],
     poll: TypedFunc<i64, i64>,
     deadline_ns: i64,
+    /// See [`GuestMemory::unseen_bytes`].
+    unseen_bytes: Vec<u64>,
 }
 
 impl Guest {
@@ -172,7 +183,9 @@ impl Guest {
         let (instance, poll) = instantiate_guest(&mut store, &linker, module)?;
         let exports = Exports::of(&mut store, instance, &module.module);
         let modules = [module.hash(), netstack.hash()];
-        Ok((Self { store, stack, exports, modules, poll, deadline_ns: 0 }, instance))
+        let mut guest = Self { store, stack, exports, modules, poll, deadline_ns: 0, unseen_bytes: Vec::new() };
+        guest.prefer_huge();
+        Ok((guest, instance))
     }
 
     /// Takes in the frames of the rx ring, lets the guest work until it would block, and puts frames into the tx ring.

@@ -81,6 +81,9 @@ pub(super) struct Stack {
     pub(super) peer_addr: TypedFunc<u32, i32>,
     inspect: TypedFunc<u32, i32>,
     announce: TypedFunc<(), i32>,
+    config: TypedFunc<u32, u32>,
+    reseed: TypedFunc<u64, i32>,
+    readdress: TypedFunc<(), i32>,
 }
 
 impl Stack {
@@ -124,6 +127,9 @@ impl Stack {
             peer_addr: export(store, instance, "peer_addr")?,
             inspect: export(store, instance, "inspect")?,
             announce: export(store, instance, "announce")?,
+            config: export(store, instance, "config")?,
+            reseed: export(store, instance, "reseed")?,
+            readdress: export(store, instance, "readdress")?,
         })
     }
 
@@ -154,6 +160,23 @@ impl Stack {
 
     pub(super) fn announce(&self, store: &mut Store<World>) -> Result<(), Stopped> {
         self.call(store, &self.announce, ()).map(drop).map_err(stopped)
+    }
+
+    pub(super) fn reseed(&self, store: &mut Store<World>, seed: u64) -> Result<(), Stopped> {
+        self.call(store, &self.reseed, seed).map(drop).map_err(stopped)
+    }
+
+    /// With a configuration that was checked.
+    pub(super) fn readdress(&self, store: &mut Store<World>, config: &Config) -> Result<(), Stopped> {
+        let bytes = encoded(config);
+        let len = u32::try_from(bytes.len()).expect("a configuration is small");
+        let at = self.call(&mut *store, &self.config, len).map_err(stopped)?;
+        self.memory.data_mut(&mut *store)[at as usize..][..bytes.len()].copy_from_slice(&bytes);
+        let result = self.call(store, &self.readdress, ()).map_err(stopped)?;
+        Errno::check(result).map(drop).map_err(|errno| {
+            let message = format!("it refused its new addresses: {errno}");
+            Stopped::Netstack { message: message.clone(), source: wasmtime::Error::new(StackFailed(message)) }
+        })
     }
 
     /// The layout as it is in memory now; `None` if that is no netstack's.
@@ -241,8 +264,12 @@ impl Layout {
     }
 }
 
+fn encoded(config: &Config) -> Vec<u8> {
+    postcard::to_allocvec(config).expect("a configuration is plain data")
+}
+
 fn configure(store: &mut Store<World>, instance: Instance, memory: Memory, config: &Config) -> Result<(), StartError> {
-    let bytes = postcard::to_allocvec(config).expect("a configuration is plain data");
+    let bytes = encoded(config);
     let len = u32::try_from(bytes.len()).expect("a configuration is small");
     let at = call_export::<u32, u32>(store, instance, "config", len)?;
     memory.data_mut(&mut *store)[at as usize..][..bytes.len()].copy_from_slice(&bytes);

@@ -1,9 +1,9 @@
 //! A guest as a function from inputs to outputs: what recording, replay and tests use.
 
-use roam_netstack::FRAME_BYTES_MAX;
+use roam_netstack::{Config, FRAME_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 
-use super::{Guest, LogLine, Stopped};
+use super::{Guest, LogLine, ReaddressError, Stopped};
 
 /// An Ethernet frame without its checksum sequence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,11 +14,15 @@ pub struct Frame {
     pub segment_bytes: u16,
 }
 
-/// Everything that reaches a guest in one poll.
+/// Everything that reaches a guest in one poll, and what was done to it before that, in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inputs {
     /// The guest's clock.
     pub now_ns: i64,
+    /// [`Guest::reseed`] was called before the poll.
+    pub reseed: Option<[u8; 32]>,
+    /// [`Guest::readdress`] was called before the frames came. One that is refused changes nothing.
+    pub readdress: Option<Config>,
     /// Received frames, in order.
     pub frames: Vec<Frame>,
     /// [`Guest::announce`] was called before the poll.
@@ -42,6 +46,14 @@ impl Guest {
     /// One poll as a function. A log of [`Inputs`] replayed to a guest started alike gives the same [`Outputs`].
     pub fn step(&mut self, inputs: &Inputs) -> Result<Outputs, Stopped> {
         let mut outputs = Outputs::default();
+        if let Some(seed) = inputs.reseed {
+            self.reseed(seed)?;
+        }
+        if let Some(network) = &inputs.readdress
+            && let Err(ReaddressError::Stopped(stopped)) = self.readdress(network)
+        {
+            return Err(stopped);
+        }
         let mut rx = self.rx();
         for frame in &inputs.frames {
             let slot = (frame.bytes.len() <= FRAME_BYTES_MAX).then(|| rx.slot(frame.bytes.len())).flatten();

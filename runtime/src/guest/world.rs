@@ -106,6 +106,10 @@ impl World {
         self.epoch_ns.saturating_add(self.now_ns)
     }
 
+    pub(super) fn reseed(&mut self, seed: [u8; 32]) {
+        self.random = ChaCha12Rng::from_seed(seed);
+    }
+
     pub(super) fn random_u64(&mut self) -> u64 {
         self.random.next_u64()
     }

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use roam_netstack::Cidr;
+use roam_netstack::{Cidr, MTU_BYTES_MAX};
 
 use super::Pool;
 use super::record::GuestId;
-use crate::api::{CidrText, ErrorCode, GuestName, GuestSpec, MacText, NetworkView, derived_mac};
+use crate::api::{CidrText, ErrorCode, GuestName, GuestSpec, MTU_BYTES_DEFAULT, MacText, NetworkView, derived_mac};
 
 /// Why a guest cannot be where it is asked to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +35,17 @@ pub enum AddressError {
         /// Who has it.
         guest: GuestName,
     },
+    /// Larger frames than the network carries.
+    #[error(
+        "an MTU of {asked} bytes; this host's network carries {most}: choose less, or leave it out, or have the tunnel's \
+         devices carry more"
+    )]
+    Mtu {
+        /// The guest's.
+        asked: u16,
+        /// The network's.
+        most: u16,
+    },
     /// Nothing to allocate from.
     #[error("this host has no pool of addresses; say which one the guest is to have (`--ip 10.90.0.10/24`)")]
     NoPool,
@@ -46,8 +57,34 @@ pub enum AddressError {
 impl AddressError {
     pub(super) fn code(&self) -> ErrorCode {
         match self {
-            Self::NoPool => ErrorCode::Invalid,
+            Self::NoPool | Self::Mtu { .. } => ErrorCode::Invalid,
             _ => ErrorCode::Conflict,
+        }
+    }
+}
+
+/// IP MTUs of a host's guests, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mtu {
+    /// Of those that are not given another.
+    pub(super) usual: u16,
+    /// What their network carries.
+    pub(super) most: u16,
+}
+
+impl Mtu {
+    /// `asked` is the host's own wish, `tunnel` what the tunnels to other hosts carry, if it has any.
+    pub(super) fn new(asked: Option<u16>, tunnel: Option<u32>) -> Self {
+        let most =
+            tunnel.map_or(MTU_BYTES_MAX, |carries| u16::try_from(carries).unwrap_or(u16::MAX).min(MTU_BYTES_MAX));
+        Self { usual: asked.unwrap_or(MTU_BYTES_DEFAULT).min(most), most }
+    }
+
+    /// A guest's.
+    fn of(self, asked: Option<u16>) -> Result<u16, AddressError> {
+        match asked.unwrap_or(self.usual) {
+            asked if asked > self.most => Err(AddressError::Mtu { asked, most: self.most }),
+            mtu => Ok(mtu),
         }
     }
 }
@@ -63,6 +100,7 @@ pub(super) fn place(
     spec: &GuestSpec,
     id: GuestId,
     pools: (Option<Pool<Ipv4Addr>>, Option<Pool<Ipv6Addr>>),
+    mtu: Mtu,
     neighbours: &[Neighbour<'_>],
 ) -> Result<NetworkView, AddressError> {
     if neighbours.iter().any(|neighbour| *neighbour.name == spec.name) {
@@ -74,8 +112,8 @@ pub(super) fn place(
     }
     let (ip, gateway) = family(allocate, spec.ip, spec.gateway, pools.0, neighbours, |network| network.ip)?;
     let (ip6, gateway6) = family(allocate, spec.ip6, spec.gateway6, pools.1, neighbours, |network| network.ip6)?;
-    let mac = mac(spec.mac, ip, ip6, neighbours)?;
-    Ok(NetworkView { ip, ip6, mac, gateway, gateway6, tap: id.tap() })
+    let (mac, mtu) = (mac(spec.mac, ip, ip6, neighbours)?, mtu.of(spec.mtu)?);
+    Ok(NetworkView { ip, ip6, mac, gateway, gateway6, tap: id.tap(), mtu })
 }
 
 /// Address and gateway of one family.
@@ -224,7 +262,7 @@ mod tests {
         let mut results = Vec::new();
         for (number, spec) in specs.iter().enumerate() {
             let neighbours: Vec<_> = placed.iter().map(|(name, network)| Neighbour { name, network }).collect();
-            let result = place(spec, GuestId::new((number as u64) << 16), pools, &neighbours);
+            let result = place(spec, GuestId::new((number as u64) << 16), pools, Mtu::new(None, None), &neighbours);
             placed.extend(result.iter().map(|network| (spec.name.clone(), network.clone())));
             results.push(result);
         }
@@ -256,6 +294,25 @@ mod tests {
             assert_eq!(results.pop().unwrap(), Err(AddressError::Exhausted(range.into())));
             let last = |result: &Result<NetworkView, _>| result.as_ref().unwrap().ip.unwrap().0.address.octets()[3];
             assert_eq!(results.iter().map(last).collect::<Vec<_>>(), expected);
+        }
+    }
+
+    #[test]
+    fn frames_are_no_larger_than_tunnels_carry() {
+        for (host, tunnel, guest, expected) in [
+            (None, None, None, Ok(1500)),
+            (None, Some(1450), None, Ok(1450)),
+            (None, Some(8950), None, Ok(1500)),
+            (None, Some(65_535), Some(9216), Ok(9216)),
+            (Some(9000), None, None, Ok(9000)),
+            (Some(9000), Some(8950), None, Ok(8950)),
+            (None, Some(1450), Some(1500), Err(AddressError::Mtu { asked: 1500, most: 1450 })),
+            (None, None, Some(9216), Ok(9216)),
+            (Some(1400), None, Some(1500), Ok(1500)),
+        ] {
+            let spec = GuestSpec { mtu: guest, ip: Some("10.90.0.10/24".parse().unwrap()), ..spec("a") };
+            let placed = place(&spec, GuestId::new(1), (None, None), Mtu::new(host, tunnel), &[]);
+            assert_eq!(placed.map(|network| network.mtu), expected, "{host:?} {tunnel:?} {guest:?}");
         }
     }
 

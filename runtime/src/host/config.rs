@@ -23,6 +23,8 @@ pub struct HostConfig {
     pub pool4: Option<Pool<Ipv4Addr>>,
     /// Where IPv6 addresses are allocated from.
     pub pool6: Option<Pool<Ipv6Addr>>,
+    /// IP MTU of guests that are not given another, bytes; where it is left out, what the tunnel carries, 1500 at most.
+    pub mtu: Option<u16>,
     /// Size a guest's log may take, bytes; the oldest half goes when it is full.
     pub log_bytes_max: u64,
     /// Whether guests end with the daemon, instead of serving on until the next one adopts them.

@@ -84,6 +84,17 @@ impl Links {
         Ok(tap)
     }
 
+    /// What a device carries, bytes of IP; `None` if there is no such device.
+    pub(super) async fn mtu(&self, name: &str) -> Result<Option<u32>, DeviceError> {
+        let message = self.get(name).await?;
+        Ok(message.and_then(|message| {
+            message.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::Mtu(bytes) => Some(*bytes),
+                _ => None,
+            })
+        }))
+    }
+
     /// Waits until what the device sends is forwarded.
     pub(super) async fn wait_for_link(&self, name: &str) -> Result<(), DeviceError> {
         let deadline = Instant::now() + LINK_LIMIT;

@@ -6,10 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use roam_sdn::plane::PlaneError;
+use roam_snapshot::image::{ImageDigest, ImageError};
 
 use super::addresses::AddressError;
+use super::checkpoint::{PlaceError, TakeError};
 use super::device::DeviceError;
 use super::layout::comes_from_full;
+use super::migrate::OfferError;
 use super::registry::RegistryError;
 use crate::api::client::ClientError;
 use crate::api::{ErrorCode, GuestName, NameError, SpecError};
@@ -64,6 +67,64 @@ pub enum HostError {
     /// The file is not what was put there.
     #[error("the file of module {0} is damaged; delete the module and put it there again")]
     ModuleDamaged(ModuleHash),
+    /// The guest is being checkpointed.
+    #[error("a checkpoint of guest `{0}` is being taken; try again when it is over")]
+    Checkpointing(GuestName),
+    /// There is no image of it.
+    #[error("guest `{name}` goes on, and there is no image of it: {}", in_full(.source.as_ref()))]
+    NotCheckpointed {
+        /// Which.
+        name: GuestName,
+        /// Why.
+        #[source]
+        source: Box<TakeError>,
+    },
+    /// Nobody waits for that word.
+    #[error("guest `{name}` does not wait for image {digest} to be confirmed: it goes on, or has ended otherwise")]
+    NoCheckpoint {
+        /// Which.
+        name: GuestName,
+        /// The image.
+        digest: String,
+    },
+    /// It is no sound image, or not one for this host.
+    #[error("{}", in_full(.0))]
+    Image(#[source] ImageError),
+    /// The upload ended early.
+    #[error("the image did not arrive whole")]
+    ImageCutOff(#[source] io::Error),
+    /// It has only what changed.
+    #[error("the image has only what changed since image {parent}; restore the directory that has them all")]
+    ImageIncomplete {
+        /// The one it follows.
+        parent: ImageDigest,
+    },
+    /// What it says of its guest is not understood.
+    #[error("the image describes its guest in a way this host does not understand; it was taken by another version")]
+    ImageGuest(#[source] OfferError),
+    /// Its module is not here.
+    #[error(
+        "the image's guest is of module {0}, which is not here; give it along (`roam restore --module FILE`), or put it \
+         there first (`roam modules put`)"
+    )]
+    NoModuleOfImage(ModuleHash),
+    /// There is no room for its memory.
+    #[error("the guest has {bytes} bytes of memory, and this host has {free_bytes} free")]
+    NoRoom {
+        /// What it has.
+        bytes: u64,
+        /// What there is.
+        free_bytes: u64,
+    },
+    /// It could not be made a guest.
+    #[error("guest `{name}` could not be restored: {}", in_full(.source.as_ref()))]
+    NotRestored {
+        /// Which.
+        name: GuestName,
+        /// Why.
+        #[source]
+        source: Box<PlaceError>,
+    },
     /// There are as many guests as there may be.
     #[error("this host has {0} guests, and no more are taken; if that is few, raise its limit of open files")]
     TooManyGuests(usize),
@@ -160,6 +221,17 @@ pub enum HostError {
         /// Whose it is.
         reason: String,
     },
+    /// Whether another host has it cannot be found out.
+    #[error(
+        "guest `{guest}` may be `{to}`'s, which does not answer; it is started as soon as `{to}` says that it never had it. If \
+         `{to}` is gone for good, delete the guest and deploy it again"
+    )]
+    InDoubt {
+        /// Which.
+        guest: GuestName,
+        /// Who may have it.
+        to: GuestName,
+    },
     /// The target is not known.
     #[error(
         "it is not known where host `{0}` takes migrations; `roam route hosts` lists those that do, or say --at ADDRESS:PORT"
@@ -208,27 +280,51 @@ impl HostError {
         }
     }
 
+    pub(super) fn from_take(name: &GuestName) -> impl FnOnce(TakeError) -> Self + '_ {
+        |source| match comes_from_full(&source) {
+            true => Self::DiskFull("writing an image".into()),
+            false => Self::NotCheckpointed { name: name.clone(), source: Box::new(source) },
+        }
+    }
+
+    pub(super) fn from_place(name: GuestName, source: PlaceError) -> Self {
+        match comes_from_full(&source) {
+            true => Self::DiskFull("restoring a guest".into()),
+            false => Self::NotRestored { name, source: Box::new(source) },
+        }
+    }
+
     /// Its stable name.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::NoGuest(_) | Self::NoModule(_) | Self::NoMigration(_) => ErrorCode::NotFound,
+            Self::NoGuest(_)
+            | Self::NoModule(_)
+            | Self::NoMigration(_)
+            | Self::NoModuleOfImage(_)
+            | Self::NoCheckpoint { .. } => ErrorCode::NotFound,
             Self::Spec(_)
             | Self::Network(_)
             | Self::ModuleRefused(_)
             | Self::ModuleDigest { .. }
+            | Self::Image(_)
+            | Self::ImageIncomplete { .. }
+            | Self::ImageGuest(_)
             | Self::NoMigrations
             | Self::NoTarget(_) => ErrorCode::Invalid,
             Self::Address(error) => error.code(),
             Self::ModuleTooBig => ErrorCode::TooLarge,
-            Self::ModuleCutOff(_) => ErrorCode::BadRequest,
+            Self::ModuleCutOff(_) | Self::ImageCutOff(_) => ErrorCode::BadRequest,
             Self::ModuleInUse { .. }
             | Self::Running(_)
             | Self::NotRunning(_)
             | Self::Overtaken(_)
             | Self::Migrating { .. }
+            | Self::Checkpointing(_)
             | Self::AlreadyHere(_)
+            | Self::InDoubt { .. }
             | Self::NotCancellable { .. } => ErrorCode::Conflict,
-            Self::StartFailed { .. } => ErrorCode::StartFailed,
+            Self::StartFailed { .. } | Self::NotRestored { .. } => ErrorCode::StartFailed,
+            Self::NoRoom { .. } => ErrorCode::Unavailable,
             Self::NotGranted { code, .. } => *code,
             Self::NoController { .. } => ErrorCode::Unavailable,
             Self::Fenced { .. } => ErrorCode::Fenced,
@@ -237,6 +333,7 @@ impl HostError {
             Self::ModuleDamaged(_)
             | Self::NotEnded { .. }
             | Self::Registry(_)
+            | Self::NotCheckpointed { .. }
             | Self::Io { .. }
             | Self::Device(_)
             | Self::Cgroup(_)
@@ -256,6 +353,15 @@ impl From<RegistryError> for HostError {
             return Self::Closing;
         }
         Self::Registry(error)
+    }
+}
+
+impl From<ImageError> for HostError {
+    fn from(error: ImageError) -> Self {
+        match error {
+            ImageError::Io(source) => Self::io("reading an image")(source),
+            error => Self::Image(error),
+        }
     }
 }
 

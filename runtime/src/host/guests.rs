@@ -60,7 +60,7 @@ impl Guests {
         self.lock().by_name.values().filter_map(Slot::here).cloned().collect()
     }
 
-    /// Those that are on their way here from other hosts.
+    /// Those that are on their way here, from other hosts or from images.
     pub(super) fn arriving(&self) -> Vec<GuestView> {
         let slots = self.lock();
         let arriving = slots.by_name.values().filter_map(|slot| match slot {
@@ -127,7 +127,7 @@ impl Guests {
         self.reserve_as(Standing::Run, shared, spec, |spec| shared.modules.size(spec.module).map(drop))
     }
 
-    /// The same of a guest that comes from another host, and perhaps its module with it.
+    /// The same of a guest that comes from another host, and perhaps its module with it; or from an image.
     pub(super) fn reserve_arriving(
         self: &Arc<Self>,
         shared: &Shared,
@@ -155,7 +155,7 @@ impl Guests {
         let id = slots.new_id()?;
         let looks: Vec<_> = slots.by_name.values().map(Slot::look).collect();
         let neighbours: Vec<_> = looks.iter().map(|(name, network)| Neighbour { name, network }).collect();
-        let network = place(&spec, id, (shared.config.pool4, shared.config.pool6), &neighbours)?;
+        let network = place(&spec, id, (shared.config.pool4, shared.config.pool6), shared.mtu, &neighbours)?;
         network_config(&spec, &network).check()?;
         check(&spec)?;
         let record = Record { standing, ..Record::new(id, spec, network, now_ms()) };

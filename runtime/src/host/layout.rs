@@ -26,9 +26,10 @@ impl Layout {
     pub(super) fn make(state: &Path, run: &Path) -> Result<Self, (PathBuf, io::Error)> {
         let whole = |path: &Path| std::path::absolute(path).map_err(|error| (path.to_path_buf(), error));
         let layout = Self { state: whole(state)?, run: whole(run)? };
-        for dir in [layout.guests(), layout.modules(), layout.running(), layout.root()] {
+        for dir in [layout.guests(), layout.modules(), layout.images(), layout.running(), layout.root()] {
             make_dir(&dir).map_err(|error| (dir, error))?;
         }
+        remove_unfinished(&layout.images());
         Ok(layout)
     }
 
@@ -72,6 +73,11 @@ impl Layout {
         self.state.join("cache")
     }
 
+    /// Images on their way in or out, which have a name here for a moment only.
+    pub(super) fn images(&self) -> PathBuf {
+        self.state.join("images")
+    }
+
     pub(super) fn guests(&self) -> PathBuf {
         self.state.join("guests")
     }
@@ -95,12 +101,17 @@ impl Layout {
         self.guest(id).join("stderr")
     }
 
-    /// That it may be another host's.
+    /// That it is being moved to another host, and may be that host's.
     pub(super) fn handover(&self, id: GuestId) -> PathBuf {
         self.guest(id).join("handover.json")
     }
 
-    /// That it has come from another host: its worker has been told to poll it.
+    /// How far that is: a [`super::migrate::Mark`].
+    pub(super) fn handed(&self, id: GuestId) -> PathBuf {
+        self.guest(id).join("handed")
+    }
+
+    /// Whether it has come from another host, that is its worker has been told to poll it: a [`super::migrate::Mark`].
     pub(super) fn came(&self, id: GuestId) -> PathBuf {
         self.guest(id).join("came")
     }

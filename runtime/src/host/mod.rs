@@ -11,6 +11,7 @@
 //! The daemon is replaceable: workers serve without it, and a new one finds them by their control sockets.
 
 mod addresses;
+mod checkpoint;
 mod config;
 mod device;
 mod error;
@@ -36,9 +37,11 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 
 pub use addresses::AddressError;
+pub use checkpoint::{Checkpoint, PlaceError, TakeError, guest_of};
 pub use config::{HostConfig, Pool};
 pub use device::DeviceError;
 pub use error::{HostError, OpenError};
+pub use migrate::{MemoryError, OfferError};
 pub use migrations::MigrationViews;
 pub use open::control_group;
 pub use overlay::OverlayConfig;

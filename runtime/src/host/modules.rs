@@ -71,6 +71,11 @@ impl Modules {
         }
     }
 
+    /// Whether a module is here, and is what it is called.
+    pub(super) fn has(&self, digest: ModuleHash) -> bool {
+        self.read_whole(digest).is_ok()
+    }
+
     /// All modules with their sizes.
     pub(super) fn list(&self) -> Result<Vec<(ModuleHash, u64)>, HostError> {
         let entries = fs::read_dir(self.layout.modules()).map_err(HostError::io("listing modules"))?;
@@ -89,7 +94,7 @@ impl Modules {
         self.layout.module(digest)
     }
 
-    /// Takes a module; `true` if it was new.
+    /// Takes a module; `true` if it was new, or what was here under that name was another.
     pub(super) async fn put(&self, digest: ModuleHash, bytes: ModuleBytes) -> Result<bool, HostError> {
         let upload = Upload::receive(layout::beside(&self.layout.module(digest)), bytes).await?;
         if upload.digest != digest {
@@ -97,7 +102,7 @@ impl Modules {
         }
         let lock = self.lock(digest);
         let _held = lock.lock().await;
-        let new = self.size(digest).is_err();
+        let new = !self.has(digest);
         if !self.is_compiled(digest).await {
             let source = File::open(&upload.path).map_err(HostError::io("opening a module"))?;
             self.compile(digest, source, true).await?;

@@ -11,12 +11,15 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use roam_sdn::model::Generation;
 
+use super::addresses::Mtu;
+use super::checkpoint::Checkpoints;
 use super::device::Links;
 use super::error::in_full;
 use super::guests::{Guests, guests_max};
 use super::layout::{self, Layout};
-use super::migrate::Sessions;
+use super::migrate::{Mark, Port, Sessions};
 use super::migrations::Migrations;
 use super::modules::{Compiler, Modules};
 use super::overlay::Overlay;
@@ -25,9 +28,12 @@ use super::registry::Registry;
 use super::shared::Shared;
 use super::supervisor::{Begin, Found, Supervised, Worker, clear, end_stranger, end_strays, find};
 use super::{HostConfig, OpenError};
+use crate::ambient::boot_id;
 use crate::jail;
 use crate::worker::{Hold, become_subreaper};
 
+/// What VXLAN over an Ethernet of 1500 bytes carries (RFC 7348, over IPv4).
+const TUNNEL_MTU: u32 = 1450;
 /// Guests looked for at once.
 const LOOKS_MAX: usize = 64;
 /// How long, and how often, a state directory is tried that another daemon seems to have.
@@ -35,8 +41,6 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// How long a worker that may wait for its guest has to answer.
 const HOLD_LIMIT: Duration = Duration::from_secs(2);
-/// What tells one boot of the machine from the next, random(4).
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Opens everything but the guests.
 pub(super) async fn shared(config: HostConfig) -> Result<Arc<Shared>, OpenError> {
@@ -57,6 +61,7 @@ pub(super) async fn shared(config: HostConfig) -> Result<Arc<Shared>, OpenError>
         return Err(OpenError::TooManyGuests { guests, guests_max });
     }
     let links = Links::open(config.bridge.clone())?;
+    let mtu = mtu(&config, &links).await?;
     let overlay = config.overlay.as_ref().map(|overlay| {
         let name = config.name.parse().map_err(OpenError::Name)?;
         Overlay::open(overlay, config.migrate, name, &config.bridge, layout.releases())
@@ -68,6 +73,7 @@ pub(super) async fn shared(config: HostConfig) -> Result<Arc<Shared>, OpenError>
     let own_uids = jail::has_own_users();
     let compiler = Compiler { program: config.worker_program.clone(), group: group.clone(), own_uid: own_uids };
     let modules = Modules::open(layout.clone(), compiler).await.map_err(|error| OpenError::Modules(Box::new(error)))?;
+    let port = config.tls.as_ref().map(Port::open).transpose()?;
     let sessions = Sessions::open(layout.sessions());
     let migrations = Migrations::open(layout.migrations());
     Ok(Arc::new(Shared {
@@ -76,8 +82,11 @@ pub(super) async fn shared(config: HostConfig) -> Result<Arc<Shared>, OpenError>
         registry,
         modules,
         links,
+        mtu,
         sessions,
+        port,
         migrations,
+        checkpoints: Checkpoints::default(),
         overlay,
         group,
         own_uids,
@@ -85,9 +94,26 @@ pub(super) async fn shared(config: HostConfig) -> Result<Arc<Shared>, OpenError>
     }))
 }
 
+/// Frames that the tunnels do not carry would be lost without a word: bridges tell nobody.
+async fn mtu(config: &HostConfig, links: &Links) -> Result<Mtu, OpenError> {
+    let tunnel = config.overlay.as_ref().and_then(|overlay| overlay.tunnel.as_deref());
+    let carries = match tunnel {
+        Some(tunnel) => links.mtu(tunnel).await?.or_else(|| {
+            tracing::warn!(tunnel, "there is no such device yet; guests have the MTU of one over Ethernet");
+            Some(TUNNEL_MTU)
+        }),
+        None => None,
+    };
+    let mtu = Mtu::new(config.mtu, carries);
+    if config.mtu.is_some_and(|asked| asked > mtu.most) {
+        tracing::warn!(asked = config.mtu, carries, tunnel, "guests have the MTU that the tunnel carries");
+    }
+    Ok(mtu)
+}
+
 /// Takes up the guests on record, and clears away what is on none.
 pub(super) async fn guests(shared: &Arc<Shared>) -> Result<Guests, OpenError> {
-    let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
+    let boot = boot_id();
     let path = shared.layout.boot();
     let rebooted = fs::read_to_string(&path).is_ok_and(|last| last != boot);
     let records = shared.registry.records();
@@ -116,6 +142,9 @@ async fn take_up(shared: &Arc<Shared>, record: Record, rebooted: bool) -> Option
         found => found,
     };
     let name = record.spec.name.clone();
+    if !matches!(record.standing, Standing::Arriving | Standing::Fenced | Standing::Deleted) {
+        note_moved(shared, &record);
+    }
     let mut answers = true;
     let begin = match (record.standing, found) {
         (Standing::Deleted, found) => {
@@ -154,7 +183,7 @@ async fn take_up(shared: &Arc<Shared>, record: Record, rebooted: bool) -> Option
 async fn arrived(shared: &Arc<Shared>, record: &Record, found: Found) -> Option<(Record, Option<Arc<Worker>>)> {
     if let Found::Worker { worker, .. } = found {
         if !waits(shared, record).await {
-            let came = record.changed(|record| record.standing = Standing::Run);
+            let came = has_come(shared, record);
             if let Err(error) = shared.put(&came).await {
                 tracing::error!(guest = %came.spec.name, error = in_full(&error), "a guest that came is not on record as serving");
             }
@@ -165,17 +194,37 @@ async fn arrived(shared: &Arc<Shared>, record: &Record, found: Found) -> Option<
             tracing::error!(guest = %record.spec.name, %error, "what was left of its arrival stays");
         }
         worker.end().await;
-    } else if shared.layout.came(record.id).exists() {
+    } else if matches!(Mark::read(&shared.layout.came(record.id)), Ok(Some(_))) {
         // It was polled, and has ended since.
-        let came = record.changed(|record| record.standing = Standing::Run);
-        return Some((came, None));
+        return Some((has_come(shared, record), None));
     }
     tracing::warn!(guest = %record.spec.name, "a guest that was on its way here did not come");
+    if let Some(overlay) = shared.overlay.as_ref().filter(|_| record.arrived.is_none()) {
+        // Its address was claimed for it; that of one that comes from another host is that host's.
+        overlay.release(record).await;
+    }
     clear(shared, record.id).await;
     if let Err(error) = shared.forget(record.id).await {
         tracing::error!(guest = %record.id, error = in_full(&error), "a guest that did not come stays on record");
     }
     None
+}
+
+/// It is this host's since the generation that was asked for before it was polled.
+fn has_come(shared: &Shared, record: &Record) -> Record {
+    note_moved(shared, record);
+    record.changed(|record| {
+        record.standing = Standing::Run;
+        // One that was restored has claimed its own.
+        record.generation = record.moved_from().map(Generation::next).or(record.generation);
+    })
+}
+
+/// What was granted may be forgotten: until it is known to be on disk it is asked for as it was asked for at first.
+fn note_moved(shared: &Shared, record: &Record) {
+    if let (Some(overlay), Some(from)) = (&shared.overlay, record.moved_from()) {
+        overlay.came(record.network.mac, from);
+    }
 }
 
 /// Whether a worker waits for its guest. One that cannot be asked is taken to serve.

@@ -76,7 +76,7 @@ impl From<GuestId> for String {
 pub(super) enum Standing {
     /// A worker serves it, or is being started to.
     Run,
-    /// A worker waits for it to come from another host. A daemon that finds it so, and a worker that still waits, ends that and
+    /// A worker waits for it to come from another host, or to be restored from an image. A daemon that finds it so, and a worker that still waits, ends that and
     /// forgets it; if the worker serves, the guest has come.
     Arriving,
     /// It ended and is to be started again.
@@ -116,6 +116,9 @@ pub(super) struct Record {
     /// The session that it came with, if it came from another host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) arrived: Option<String>,
+    /// The generation that it came from, if a controller granted it the next: early, so that it may have forgotten that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) moved_from: Option<Generation>,
 }
 
 impl Record {
@@ -134,6 +137,7 @@ impl Record {
             last_end: None,
             generation: None,
             arrived: None,
+            moved_from: None,
         }
     }
 
@@ -142,6 +146,12 @@ impl Record {
         let mut next = Self { revision: self.revision + 1, ..self.clone() };
         change(&mut next);
         next
+    }
+
+    /// The generation that its address was moved here from, if nothing has happened to it since: who asks for it once more
+    /// is answered alike, and by a controller that has forgotten it granted anew.
+    pub(super) fn moved_from(&self) -> Option<Generation> {
+        self.moved_from.filter(|from| self.generation.is_none_or(|generation| generation == from.next()))
     }
 
     /// How it looks from outside.

@@ -127,6 +127,8 @@ struct Turn {
 const REST_NS_MAX: i64 = 50_000_000;
 /// A shorter rest waits for the next: waking up takes longer.
 const REST_NS_MIN: i64 = 100_000;
+/// Frames of the first poll of a guest that has come: many wait, and the first answers are not to wait for the last.
+const FIRST_FRAMES: usize = 4;
 /// While there is always something to do, the bell is looked at once in this many turns, and sooner where
 /// those take long.
 const TURNS_PER_STOP_CHECK: u64 = 256;
@@ -189,7 +191,7 @@ impl Edge {
             if self.rest(watchdog, watched)? {
                 return Ok(Ended::Asked);
             }
-            let turn = self.turn(machine, watchdog, &mut log)?;
+            let turn = self.turn(machine, watchdog, &mut log, BATCH_FRAMES)?;
             self.owe_rest(turn.took_ns);
             if turn.busy || self.spin(machine, watched)? {
                 // The time this turn began at: the last look was in another.
@@ -223,7 +225,7 @@ impl Edge {
         watchdog: &Watchdog,
         mut log: impl FnMut(LogLine),
     ) -> Result<(), EdgeError> {
-        self.turn(machine, watchdog, &mut log).map(drop)
+        self.turn(machine, watchdog, &mut log, FIRST_FRAMES).map(drop)
     }
 
     fn turn(
@@ -231,8 +233,9 @@ impl Edge {
         machine: &mut impl Machine,
         watchdog: &Watchdog,
         log: &mut impl FnMut(LogLine),
+        frames_max: usize,
     ) -> Result<Turn, EdgeError> {
-        let received = self.receive(machine)?;
+        let received = self.receive(machine, frames_max)?;
         let began_ns = self.now_ns();
         let polled = watchdog.guard(|| machine.poll(began_ns));
         let took_ns = self.now_ns().saturating_sub(began_ns);
@@ -241,7 +244,7 @@ impl Edge {
         let polled = polled?;
         self.counters.polls += 1;
         self.transmit(machine)?;
-        Ok(Turn { began_ns, took_ns, busy: polled.again || received == BATCH_FRAMES })
+        Ok(Turn { began_ns, took_ns, busy: polled.again || received == frames_max })
     }
 
     /// A poll took that long, while the machine is to have less time than it takes.
@@ -269,9 +272,9 @@ impl Edge {
     }
 
     /// Reads up to a batch of frames straight into the rx ring; returns how many.
-    fn receive(&mut self, machine: &mut impl Machine) -> Result<usize, EdgeError> {
+    fn receive(&mut self, machine: &mut impl Machine, frames_max: usize) -> Result<usize, EdgeError> {
         let mut ring = machine.rx();
-        for received in 0..BATCH_FRAMES {
+        for received in 0..frames_max {
             // A full ring leaves frames in the device's own queue, which drops and counts by itself.
             let Some(slot) = ring.slot(FRAME_BYTES_MAX) else { return Ok(BATCH_FRAMES) };
             let Some((header, len)) = self.tap.read(slot)? else { return Ok(received) };
@@ -287,7 +290,7 @@ impl Edge {
                 ring.push(len, 0);
             }
         }
-        Ok(BATCH_FRAMES)
+        Ok(frames_max)
     }
 
     /// Writes all frames of the tx ring.

@@ -5,6 +5,10 @@ use std::time::Duration;
 use crate::api::BODY_BYTES_MAX;
 use crate::engine::MODULE_BYTES_MAX;
 
+/// All memories that a guest can have, and as much again as their index, their checksums and what else is in an image may
+/// take.
+const IMAGE_BYTES_MAX: u64 = 40 << 30;
+
 /// Limits of the HTTP side. Not to be configured: a test makes them small to reach them.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -28,10 +32,12 @@ pub struct Limits {
     pub body_stall: Duration,
     /// Least rate of a body after that time, bytes a second; below it: 408.
     pub body_bytes_per_s_min: u64,
-    /// Size of a body that is no module; beyond it: 413.
+    /// Size of a body that is no module and no image; beyond it: 413.
     pub body_bytes_max: u64,
     /// Size of a module; beyond it: 413.
     pub module_bytes_max: u64,
+    /// Size of an image; beyond it: 413.
+    pub image_bytes_max: u64,
     /// How long a peer may take no byte of its answer; then the connection is closed.
     pub write_stall: Duration,
     /// Requests of one peer, a second on average; beyond it: 429.
@@ -65,6 +71,7 @@ impl Default for Limits {
             body_bytes_per_s_min: 4 * 1024,
             body_bytes_max: BODY_BYTES_MAX as u64,
             module_bytes_max: MODULE_BYTES_MAX as u64,
+            image_bytes_max: IMAGE_BYTES_MAX,
             write_stall: Duration::from_secs(30),
             requests_per_s: 500,
             requests_burst: 1000,

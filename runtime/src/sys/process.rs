@@ -71,11 +71,33 @@ pub(crate) fn pidfd_kill(process: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// The calling thread gets a processor before others that want one (setpriority(2)): somebody's guest is stopped while it
-/// works. Takes CAP_SYS_NICE; without it, all stays as it is.
+/// The calling thread gets a processor before others that want one (setpriority(2)): somebody waits for what it does. Takes
+/// CAP_SYS_NICE; without it, all stays as it is.
 pub(crate) fn prefer_thread() {
     // SAFETY: the call takes numbers only; 0 is the calling thread.
     let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, PREFERRED) };
+}
+
+/// The calling thread gets a processor whenever it wants one, or is one among others again: for moments in which a guest
+/// stands still.
+pub(crate) fn hurry_thread(hurries: bool) {
+    hurry(0, hurries);
+}
+
+/// The same for the first thread of a process.
+pub(crate) fn hurry_process(pid: u32, hurries: bool) {
+    if pid != 0 {
+        hurry(pid.cast_signed(), hurries);
+    }
+}
+
+/// sched_setscheduler(2), `SCHED_RR`; what it starts does not hurry. Where that is not allowed, all stays as it is.
+fn hurry(thread: libc::pid_t, hurries: bool) {
+    let (policy, sched_priority) =
+        if hurries { (libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, 1) } else { (libc::SCHED_OTHER, 0) };
+    let parameters = libc::sched_param { sched_priority };
+    // SAFETY: the parameters outlive the call, which reads them.
+    let _ = unsafe { libc::sched_setscheduler(thread, policy, &raw const parameters) };
 }
 
 /// Which side of a fork this is.

@@ -1,9 +1,9 @@
 //! The main thread of a worker while it has a guest: polls it, and in between does what it is asked for.
 //!
 //! ```text
-//!                       Freeze                     Thaw
+//!                    Freeze, Pause            Thaw; of Pause also the hold's end
 //!  running ────────────────────────> frozen ────────────────> running
-//!  waiting ── Grow ── Install ── Resume: the first poll ────> running
+//!  waiting ── Grow ── Resume: state, first poll ────────────> running
 //! ```
 //!
 //! What is asked over the hold ([`Ask`]) is answered here, without the control thread. A guest that is frozen or waits is
@@ -21,7 +21,7 @@ use super::line::{Closed, Line};
 use super::log::Log;
 use super::mailbox::{Asked, Mailbox};
 use super::stats::{stats, stats_of_waiting};
-use super::{Ask, Frozen, Told, WorkerLayout, WorkerMemory, end};
+use super::{Ask, Frozen, Renewal, Told, WorkerLayout, WorkerMemory, end};
 use crate::ambient::monotonic_ns;
 use crate::api::{End, GuestStats, SocketView};
 use crate::guest::{Guest, GuestMemory, SavedGuest};
@@ -42,6 +42,8 @@ pub(super) struct Datapath {
     pub(super) userfault: Option<OwnedFd>,
     pub(super) state: State,
     hold: Option<Line>,
+    /// Whether it is frozen only as long as the hold lasts.
+    paused: bool,
     since: Instant,
     /// Those told last: to list them the netstack runs.
     sockets: Vec<SocketView>,
@@ -53,8 +55,8 @@ pub(super) enum State {
     Running,
     /// Nobody.
     Frozen(Frozen),
-    /// The daemon. Once a state is installed, the guest's clock in it, nanoseconds.
-    Waiting { installed_ns: Option<i64> },
+    /// The daemon.
+    Waiting,
 }
 
 impl Datapath {
@@ -65,7 +67,7 @@ impl Datapath {
         userfault: Option<OwnedFd>,
     ) -> Self {
         let (since, sockets) = (Instant::now(), Vec::new());
-        Self { guest, edge, log, end, mailbox, watchdog, userfault, state, hold: None, since, sockets }
+        Self { guest, edge, log, end, mailbox, watchdog, userfault, state, hold: None, paused: false, since, sockets }
     }
 
     /// Runs until the end, and writes that down.
@@ -138,25 +140,39 @@ impl Datapath {
         line.take()
     }
 
-    /// The hold is gone. The guest stays as it is, but not slow for good.
+    /// The hold is gone. The guest stays as it is, but not slow for good; and one that is only paused goes on.
     fn let_go(&mut self) {
         self.hold = None;
         self.edge.throttle(0);
+        if std::mem::take(&mut self.paused) {
+            self.state = State::Running;
+        }
     }
 
     fn answer(&mut self, ask: Ask) -> Result<Told, EdgeError> {
         let done = |done: Result<(), String>| done.map_or_else(Told::Refused, |()| Told::Done);
-        let is_waiting = matches!(self.state, State::Waiting { .. });
+        let is_waiting = matches!(self.state, State::Waiting);
         Ok(match ask {
             Ask::Layout => Told::Layout(self.layout()),
-            Ask::Resume { stopped_ns } => self.resume(stopped_ns)?,
-            Ask::Grow(_) | Ask::Install(_) if !is_waiting => refused("the guest does not wait: it is here already"),
+            Ask::Grow(_) | Ask::Resume { .. } if !is_waiting => refused("the guest does not wait: it is here already"),
+            Ask::Resume { state, stopped_ns, renewal } => self.resume(&state, stopped_ns, renewal.as_deref())?,
             Ask::Grow(sizes) => done(self.guest.grow_to(&sizes).map_err(|error| sentence(&error))),
-            Ask::Install(state) => done(self.install(&state)),
-            Ask::Freeze | Ask::Thaw | Ask::Throttle(_) if is_waiting => refused("the guest waits: it does not run"),
-            Ask::Freeze => self.freeze(),
+            Ask::Freeze | Ask::Pause | Ask::Thaw | Ask::Throttle(_) if is_waiting => {
+                refused("the guest waits: it does not run")
+            }
+            Ask::Freeze => {
+                self.paused = false;
+                self.freeze()
+            }
+            Ask::Pause => {
+                // One that is frozen already stays so, for whoever froze it.
+                let runs = matches!(self.state, State::Running);
+                let told = self.freeze();
+                self.paused |= runs && matches!(self.state, State::Frozen(_));
+                told
+            }
             Ask::Thaw => {
-                self.state = State::Running;
+                (self.state, self.paused) = (State::Running, false);
                 Told::Done
             }
             Ask::Throttle(100..) => refused("a guest cannot be kept from running altogether: at most 99 percent"),
@@ -172,7 +188,7 @@ impl Datapath {
             memories: self.guest.memories().into_iter().map(WorkerMemory::from).collect(),
             userfault: self.userfault.as_ref().map(AsRawFd::as_raw_fd),
             tap: self.edge.tap().as_fd().as_raw_fd(),
-            waits: matches!(self.state, State::Waiting { .. }),
+            waits: matches!(self.state, State::Waiting),
             frozen: matches!(self.state, State::Frozen(_)),
         }
     }
@@ -197,21 +213,34 @@ impl Datapath {
         Told::Frozen(frozen)
     }
 
-    fn install(&mut self, state: &[u8]) -> Result<(), String> {
+    /// The guest's clock where it stood still, nanoseconds.
+    fn install(&mut self, state: &[u8]) -> Result<i64, String> {
         let saved = SavedGuest::from_bytes(state).map_err(|error| sentence(&error))?;
         self.guest.install(&saved).map_err(|error| sentence(&error))?;
         // The log came meanwhile, too.
         self.log.go_on(saved.epoch_ns()).map_err(|error| format!("the log cannot be gone on with: {error}"))?;
-        self.state = State::Waiting { installed_ns: Some(saved.now_ns()) };
-        Ok(())
+        Ok(saved.now_ns())
+    }
+
+    /// The guest becomes another.
+    fn renew(&mut self, renewal: &Renewal) -> Result<(), String> {
+        let guest = &mut self.guest;
+        self.watchdog.guard(|| {
+            guest.reseed(renewal.seed).map_err(|error| sentence(&error))?;
+            let network = renewal.network.as_ref();
+            network.map_or(Ok(()), |network| guest.readdress(network).map_err(|error| sentence(&error)))
+        })
     }
 
     /// The first poll, if the guest is whole.
-    fn resume(&mut self, stopped_ns: u64) -> Result<Told, EdgeError> {
-        let installed_ns = match self.state {
-            State::Waiting { installed_ns: Some(now_ns) } => now_ns,
-            State::Waiting { installed_ns: None } => return Ok(refused("the guest has no state yet")),
-            State::Running | State::Frozen(_) => return Ok(refused("the guest does not wait: it is here already")),
+    fn resume(&mut self, state: &[u8], stopped_ns: u64, renewal: Option<&Renewal>) -> Result<Told, EdgeError> {
+        let installed = self.install(state).and_then(|now_ns| {
+            renewal.map_or(Ok(()), |renewal| self.renew(renewal))?;
+            Ok(now_ns)
+        });
+        let installed_ns = match installed {
+            Ok(now_ns) => now_ns,
+            Err(why) => return Ok(Told::Refused(why)),
         };
         self.edge.set_clock(installed_ns.saturating_add_unsigned(stopped_ns));
         (self.state, self.since) = (State::Running, Instant::now());
@@ -225,7 +254,7 @@ impl Datapath {
     }
 
     fn stats(&mut self) -> Result<GuestStats, EdgeError> {
-        if let State::Waiting { .. } = self.state {
+        if let State::Waiting = self.state {
             return Ok(stats_of_waiting(&self.guest, self.since));
         }
         if let State::Running = self.state {
@@ -242,8 +271,8 @@ impl Datapath {
 
 impl From<GuestMemory> for WorkerMemory {
     fn from(memory: GuestMemory) -> Self {
-        let GuestMemory { address, bytes, mapped_bytes, initial_bytes } = memory;
-        Self { address, bytes, mapped_bytes, initial_bytes }
+        let GuestMemory { address, bytes, mapped_bytes, initial_bytes, unseen_bytes } = memory;
+        Self { address, bytes, mapped_bytes, initial_bytes, unseen_bytes }
     }
 }
 

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::control::Near;
 use super::frame::{self, FrameError, PREFIX_BYTES};
-use super::{Ask, Frozen, Reply, Request, Told, WorkerLayout};
+use super::{Ask, Frozen, Renewal, Reply, Request, Told, WorkerLayout};
 
 /// Longest answer, bytes: a state, and what is around it.
 const TOLD_BYTES_MAX: usize = STATE_BYTES_MAX + 4096;
@@ -31,7 +31,7 @@ const ADDRESS_MAX: u64 = 1 << 47;
 const REFUSAL_BYTES_MAX: usize = 1024;
 
 /// A worker's datapath, held. Blocking; each question is answered within the limit or the hold is of no further use.
-/// Dropping it leaves the guest as it is; another may take hold of it.
+/// Dropping it leaves the guest as it is, but one that is [paused](Self::pause) goes on; another may take hold of it.
 #[derive(Debug)]
 pub struct Hold {
     stream: UnixStream,
@@ -52,9 +52,12 @@ pub enum HoldError {
         #[source]
         source: io::Error,
     },
-    /// The worker has ended, or somebody else has taken hold of it.
+    /// The worker has ended, or somebody else has taken hold of it. Whether it did what it was asked for is not known.
     #[error("the worker has let go: it has ended, or somebody else has taken hold of it")]
     Gone,
+    /// The same, and it did not do what it was asked for: it never read it.
+    #[error("the worker has not heard: it has ended, or somebody else has taken hold of it")]
+    Unheard,
     /// No answer in time. Whether the worker did what it was asked for is not known.
     #[error("the worker did not answer within {0:?}")]
     TimedOut(Duration),
@@ -111,6 +114,14 @@ impl Hold {
         }
     }
 
+    /// Stops the guest between two polls for as long as this hold lasts, at most.
+    pub fn pause(&mut self) -> Result<Frozen, HoldError> {
+        match self.ask(&Ask::Pause)? {
+            Told::Frozen(frozen) => self.believe(check_frozen(&frozen)).map(|()| frozen),
+            _ => Err(self.unexpected()),
+        }
+    }
+
     /// Has the guest go on.
     pub fn thaw(&mut self) -> Result<(), HoldError> {
         self.done(&Ask::Thaw)
@@ -121,15 +132,16 @@ impl Hold {
         self.done(&Ask::Throttle(percent))
     }
 
-    /// Gives a guest that waits its state; its memories are in place.
-    pub fn install(&mut self, state: Vec<u8>) -> Result<(), HoldError> {
-        self.done(&Ask::Install(state))
-    }
-
-    /// Has a guest that waits go on, after its clock stood still for so long. When its first poll began and ended,
-    /// nanoseconds of `CLOCK_MONOTONIC`.
-    pub fn resume(&mut self, stopped_ns: u64) -> Result<(u64, u64), HoldError> {
-        match self.ask(&Ask::Resume { stopped_ns })? {
+    /// Gives a guest that waits, and whose memories are in place, its state, and has it go on after its clock stood still for
+    /// so long; as another guest, if there is a renewal. When its first poll began and ended, nanoseconds of
+    /// `CLOCK_MONOTONIC`.
+    pub fn resume(
+        &mut self,
+        state: Vec<u8>,
+        stopped_ns: u64,
+        renewal: Option<Renewal>,
+    ) -> Result<(u64, u64), HoldError> {
+        match self.ask(&Ask::Resume { state, stopped_ns, renewal: renewal.map(Box::new) })? {
             Told::Resumed { began_ns, ended_ns } if began_ns <= ended_ns => Ok((began_ns, ended_ns)),
             Told::Resumed { .. } => self.believe(Err("a poll that ends before it begins")).map(|()| (0, 0)),
             _ => Err(self.unexpected()),
@@ -201,7 +213,8 @@ impl Hold {
     fn failed(&self, error: io::Error) -> HoldError {
         match error.kind() {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => HoldError::TimedOut(self.limit),
-            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => HoldError::Gone,
+            // A socket that is closed with something unread in it resets its peer, else its peer reads its end (unix(7)).
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => HoldError::Unheard,
             _ => HoldError::Frame(error.into()),
         }
     }
@@ -231,6 +244,7 @@ fn check_layout(layout: &WorkerLayout) -> Result<(), &'static str> {
         ((1..=MEMORIES_MAX).contains(&memories.len()), "so many memories"),
         (memories.iter().all(|memory| memory.bytes <= MEMORY_BYTES_MAX && pages(memory.bytes)), "a memory's size"),
         (memories.iter().all(|memory| memory.initial_bytes <= memory.bytes), "a memory's first size"),
+        (memories.iter().all(|memory| memory.unseen_bytes <= memory.bytes), "where unseen content ends"),
         (memories.iter().all(|memory| (memory.bytes..=MAPPED_BYTES_MAX).contains(&memory.mapped_bytes)), "a mapping"),
         (ranges.iter().all(|(address, bytes)| pages(*address) && pages(*bytes)), "an address within a page"),
         (ranges.iter().all(|(address, bytes)| ends(*address, *bytes)), "an address beyond all memory"),
@@ -272,6 +286,7 @@ mod tests {
             bytes: 2 << 16,
             mapped_bytes: (4 << 30) + (32 << 20),
             initial_bytes: 1 << 16,
+            unseen_bytes: 0,
         };
         let memories = vec![memory(0x7f00_0000_0000), memory(0x7e00_0000_0000)];
         WorkerLayout { memories, userfault: Some(5), tap: 3, waits: false, frozen: false }
@@ -281,12 +296,13 @@ mod tests {
     fn what_cannot_be_is_told_apart() {
         assert_eq!(check_layout(&layout()), Ok(()));
         type Worsen = fn(&mut WorkerLayout);
-        let worse: [(&str, Worsen); 12] = [
+        let worse: [(&str, Worsen); 13] = [
             ("so many memories", |layout| layout.memories.clear()),
             ("so many memories", |layout| layout.memories = vec![layout.memories[0]; 9]),
             ("a memory's size", |layout| layout.memories[0].bytes = (4 << 30) + 4096),
             ("a memory's size", |layout| layout.memories[1].bytes += 1),
             ("a memory's first size", |layout| layout.memories[1].initial_bytes = 3 << 16),
+            ("where unseen content ends", |layout| layout.memories[1].unseen_bytes = 3 << 16),
             ("a mapping", |layout| layout.memories[0].mapped_bytes = 1 << 16),
             ("a mapping", |layout| layout.memories[0].mapped_bytes = 1 << 40),
             ("an address within a page", |layout| layout.memories[0].address += 1),
@@ -353,7 +369,7 @@ mod tests {
         let refused = asked(&encoded(&Told::Refused("no\x1b[2J".repeat(1000))), "refused", LIMIT);
         assert!(matches!(&refused, HoldError::Refused(why) if why.len() < 4096 && !why.contains('\x1b')), "{refused}");
         let gone = asked(b"", "gone", LIMIT);
-        assert!(matches!(gone, HoldError::Gone), "{gone}");
+        assert!(matches!(gone, HoldError::Gone | HoldError::Unheard), "{gone}");
         let missing = Hold::take(Path::new("/nonexistent/control.sock"), LIMIT).unwrap_err();
         assert!(matches!(missing, HoldError::NotThere { .. }), "{missing}");
     }

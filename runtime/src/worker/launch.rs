@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::engine::ModuleHash;
+use crate::guest::ImageRun;
 
 /// Descriptors that travel with [`Launch`] (`SCM_RIGHTS`), in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub enum Descriptor {
     LogOld,
     /// Where the worker writes how it ended, JSON of [`crate::api::End`]. Serve only.
     End,
+    /// The image that is mapped over the guest's memories. Serve only, and only where [`Task::Serve::image`] says so.
+    Image,
     /// The module to compile. Compile only.
     Source,
     /// Where the compiled module goes. Compile only.
@@ -76,12 +79,30 @@ pub enum Task {
         /// Whether the guest comes from elsewhere: then it is not polled before it was given memories, state and the word
         /// ([`super::Ask::Resume`]). Seed and epoch are its own then, not these.
         waits: bool,
+        /// What of an image is mapped over the memories of a guest that waits.
+        image: Option<ImageMap>,
     },
     /// Check and compile a module, then end.
     Compile {
         /// Whether it must be a guest; the netstack is not.
         guest: bool,
     },
+}
+
+/// What of an image a worker maps, before anything else is put into the memories of a guest that waits. At most
+/// [`ImageMap::RUNS_MAX`] runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageMap {
+    /// How large the memories are to be, bytes.
+    pub sizes: Vec<u64>,
+    /// The parts that are mapped.
+    pub runs: Vec<ImageRun>,
+}
+
+impl ImageMap {
+    /// Most runs: each may become three mappings, of which a process may have some ten thousand, and all of them are to
+    /// fit a message.
+    pub const RUNS_MAX: usize = 8192;
 }
 
 impl Task {

@@ -55,19 +55,33 @@ pub enum Ask {
     Grow(Vec<u64>),
     /// Stop polling. Answer: [`Told::Frozen`]. A guest that is frozen already answers the same again.
     Freeze,
+    /// The same for as long as this hold lasts: when it ends, however that happens, the guest goes on by itself. Answer:
+    /// [`Told::Frozen`].
+    Pause,
     /// Go on polling. Answer: [`Told::Done`].
     Thaw,
     /// After each poll rest for so long that the guest has this much less of its time, percent, at most 99; 0 ends
     /// it. Answer: [`Told::Done`].
     Throttle(u8),
-    /// Take that for the state beside the memories, which are in place. A guest that waits only. Answer: [`Told::Done`].
-    Install(Vec<u8>),
-    /// Begin to poll a guest that waits, whose clock stood still for so long, nanoseconds, before this was sent. Answer,
-    /// after the first poll: [`Told::Resumed`].
+    /// Take the state beside the memories, which are in place, and begin to poll. A guest that waits only. Answer, after the
+    /// first poll: [`Told::Resumed`]. Refused, it is of no further use.
     Resume {
-        /// How long.
+        /// [`Frozen::state`].
+        state: Vec<u8>,
+        /// How long the guest's clock stood still before this was sent, nanoseconds.
         stopped_ns: u64,
+        /// Be another guest than the one whose state that is.
+        renewal: Option<Box<Renewal>>,
     },
+}
+
+/// What makes another guest of the same memories and state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewal {
+    /// Of its random generator.
+    pub seed: [u8; 32],
+    /// Its place in the network, where it has no connections; `None` if it keeps place and connections.
+    pub network: Option<roam_netstack::Config>,
 }
 
 /// Datapath to daemon.
@@ -77,7 +91,7 @@ pub enum Told {
     Layout(WorkerLayout),
     /// It is done.
     Done,
-    /// To [`Ask::Freeze`]. Everything the guest had logged is in the log.
+    /// To [`Ask::Freeze`] and [`Ask::Pause`]. Everything the guest had logged is in the log.
     Frozen(Frozen),
     /// To [`Ask::Resume`]: when the first poll began and ended, nanoseconds of `CLOCK_MONOTONIC`.
     Resumed {
@@ -93,7 +107,7 @@ pub enum Told {
 /// What a frozen guest is beside its memories.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frozen {
-    /// Globals, clock, random generator: what [`Ask::Install`] takes.
+    /// Globals, clock, random generator: what [`Ask::Resume`] takes.
     pub state: Vec<u8>,
     /// Bytes of its memories.
     pub memory_bytes: Vec<u64>,
@@ -128,4 +142,7 @@ pub struct WorkerMemory {
     pub mapped_bytes: u64,
     /// What its module gives it from the beginning, bytes. There may be content there; the rest was zeros.
     pub initial_bytes: u64,
+    /// Up to here there may be content that no page table shows, bytes: of an image that the guest was restored from, and
+    /// that nobody has touched yet.
+    pub unseen_bytes: u64,
 }

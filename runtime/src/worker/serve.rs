@@ -21,7 +21,7 @@ use super::answer::{Answering, Outcome, wait_until_serving};
 use super::datapath::{Datapath, State};
 use super::log::Log;
 use super::mailbox::Mailbox;
-use super::{Daemon, LaunchError, Launched, Task, end};
+use super::{Daemon, ImageMap, LaunchError, Launched, Task, end};
 use crate::engine::{Engine, GuestModule, ModuleHash};
 use crate::guest::{Guest, GuestConfig, StartError};
 use crate::jail::seccomp::{Role, SeccompError, lock};
@@ -50,6 +50,7 @@ struct Prepared {
     launching: Arc<Launching>,
     busy_poll: Duration,
     waits: bool,
+    image: Option<(ImageMap, File)>,
 }
 
 /// Runs a guest until it ends. The exit codes are those of `roam run`.
@@ -88,12 +89,16 @@ fn prepare(task: Task, files: Vec<OwnedFd>, launching: Arc<Launching>, leashed: 
         tap_segments_udp,
         log_half_bytes,
         waits,
+        image,
     } = task
     else {
         return Err(LaunchError::Start("not a guest to serve".into()));
     };
-    let [tap, module_file, netstack_file, control, log, log_old, end] =
-        files.try_into().map_err(|_others| LaunchError::Start("7 descriptors go with a guest".into()))?;
+    let mut files = files;
+    let image = image.and_then(|map| Some((map, File::from(files.pop()?))));
+    let [tap, module_file, netstack_file, control, log, log_old, end] = files
+        .try_into()
+        .map_err(|_others| LaunchError::Start("7 descriptors go with a guest, and its image's if it has one".into()))?;
     // The only privilege it takes is one over this process; no filter has to allow it later on.
     let userfault = userfault::open().ok();
     lock(Role::Setup).map_err(jail)?;
@@ -136,6 +141,7 @@ fn prepare(task: Task, files: Vec<OwnedFd>, launching: Arc<Launching>, leashed: 
         launching,
         busy_poll,
         waits,
+        image,
     })
 }
 
@@ -221,15 +227,20 @@ fn start(prepared: Prepared) -> Result<Datapath, LaunchError> {
             std::process::exit(1);
         }
     }
-    let state = if waits { State::Waiting { installed_ns: None } } else { State::Running };
+    let state = if waits { State::Waiting } else { State::Running };
     Ok(Datapath::new((guest, edge, state), (log, end), (mailbox, watchdog), userfault))
 }
 
 fn instantiate(prepared: &Prepared) -> Result<Guest, StartError> {
-    let Prepared { engine, module, netstack, config, waits, .. } = prepared;
+    let Prepared { engine, module, netstack, config, waits, image, .. } = prepared;
     if *waits {
         warm(prepared);
-        return Guest::waiting(engine, module, netstack, config);
+        let mut guest = Guest::waiting(engine, module, netstack, config)?;
+        if let Some((map, file)) = image {
+            guest.grow_to(&map.sizes)?;
+            guest.map_image(file, &map.runs)?;
+        }
+        return Ok(guest);
     }
     let mut guest = Guest::start(engine, module, netstack, config)?;
     guest.announce()?;

@@ -45,6 +45,7 @@ impl Shared {
             bridge: "roam-no-bridge".to_owned(),
             pool4: None,
             pool6: None,
+            mtu: None,
             log_bytes_max: 1 << 20,
             ephemeral: false,
             overlay: None,

@@ -38,6 +38,7 @@ impl Stage {
             bridge: "br0".into(),
             pool4: Some(Pool { range, prefix: 24, gateway: None }),
             pool6: None,
+            mtu: None,
             log_bytes_max: 1 << 20,
             ephemeral: false,
             overlay: None,

@@ -1,10 +1,13 @@
 //! What the tests with the real thing share: a bridge with a client on it, and guests as `roam run` starts them.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub(crate) mod crooked;
 pub(crate) mod frames;
 pub(crate) mod host;
+pub(crate) mod migration;
 pub(crate) mod overlay;
 pub(crate) mod peer;
+pub(crate) mod rogue;
 pub(crate) mod worker;
 
 use std::io::{Read, Write};

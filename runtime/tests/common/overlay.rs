@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use nix::sys::signal::Signal;
 use roam_runtime::api::client::{Client, ClientError, Endpoint, SdnClient};
 use roam_runtime::api::sdn::{Move, Route};
-use roam_runtime::api::{GuestName, GuestSpec, GuestView};
+use roam_runtime::api::{ErrorCode, GuestName, GuestSpec, GuestView};
 use roam_runtime::cert::{Authority, Issue, Role};
 use roam_runtime::engine::ModuleHash;
 use roam_runtime::host::LogQuery;
@@ -30,6 +30,7 @@ pub(crate) struct Rig {
     pub(crate) gateway: Namespace,
     pub(crate) client: Namespace,
     pub(crate) dir: Directory,
+    authority: Authority,
     _wire: Namespace,
     _lab: Lab,
 }
@@ -71,14 +72,21 @@ impl Rig {
         client.ip("link set eth0 mtu 1450").unwrap();
         let authority = Authority::create(&dir.join("ca"), "test", VALID).unwrap();
         let hosts = [("host-a", 1), ("host-b", 2)].map(|(name, number)| {
-            certify(&authority, &dir.join(name), name, number);
+            certify(&authority, &dir.join(name), name, Role::Host, number);
             Node { name, number, namespace: end(&lab, &wire, name, number), dir: dir.join(name), daemon: None }
         });
-        certify(&authority, &dir.join("gateway"), "gateway", 254);
-        let mut rig = Self { controller: None, hosts, gateway, client, dir: Directory(dir), _wire: wire, _lab: lab };
+        certify(&authority, &dir.join("gateway"), "gateway", Role::Host, 254);
+        let dir = Directory(dir);
+        let mut rig = Self { controller: None, hosts, gateway, client, dir, authority, _wire: wire, _lab: lab };
         rig.start_controller();
         rig.hosts.iter_mut().for_each(Node::start);
         Some(rig)
+    }
+
+    /// A certificate for somebody else at one of the tunnels' ends; the directory it is in.
+    pub(crate) fn certify(&self, name: &str, role: Role, number: u8) -> PathBuf {
+        certify(&self.authority, &self.dir.0.join(name), name, role, number);
+        self.dir.0.join(name).join("tls")
     }
 
     pub(crate) fn start_controller(&mut self) {
@@ -121,9 +129,14 @@ impl Rig {
     }
 
     pub(crate) async fn move_to(&self, host: &str) {
-        let from = self.route().await.placement.generation;
-        let to = Move::new(host.parse().unwrap(), from);
-        self.sdn().move_to(IP, &to).await.unwrap();
+        loop {
+            let from = self.route().await.placement.generation;
+            match self.sdn().move_to(IP, &Move::new(host.parse().unwrap(), from)).await {
+                // Somebody else was quicker.
+                Err(ClientError::Refused { body, .. }) if body.code == ErrorCode::Fenced => {}
+                moved => return drop(moved.unwrap()),
+            }
+        }
     }
 
     /// Runs `work`; what is left of guests ends with it.
@@ -206,6 +219,23 @@ impl Node {
         self.client().create(&GuestSpec { ip: Some(format!("{ip}/16").parse().unwrap()), ..spec(name, echo) }).await
     }
 
+    /// Deploys a module of which that is changed.
+    pub(crate) async fn deploy_module(
+        &self,
+        name: &str,
+        ip: &str,
+        module: &[u8],
+        change: impl FnOnce(&mut GuestSpec),
+    ) -> Result<GuestView, ClientError> {
+        let path = self.dir.join(format!("{name}.wasm"));
+        fs::write(&path, module).unwrap();
+        let digest = ModuleHash::of(module);
+        self.client().put_module(digest, tokio::fs::File::open(path).await.unwrap(), |_| {}).await.unwrap();
+        let mut spec = GuestSpec { ip: Some(format!("{ip}/16").parse().unwrap()), ..spec(name, digest) };
+        change(&mut spec);
+        self.client().create(&spec).await
+    }
+
     /// A guest's log, all that is kept.
     pub(crate) async fn log(&self, name: &str) -> Vec<String> {
         let query = LogQuery { follow: false, tail: None };
@@ -229,11 +259,17 @@ impl Node {
         }
     }
 
+    /// What it says is wrong, but for a disk that a test has filled.
+    pub(crate) async fn problems(&self) -> Vec<String> {
+        let problems = self.client().health().await.unwrap().problems;
+        problems.into_iter().filter(|problem| !problem.starts_with("the disk is nearly full")).collect()
+    }
+
     /// Whether it says that something is wrong with the controller.
     pub(crate) async fn until_followed(&self, followed: bool) {
         let deadline = Instant::now() + LIMIT;
         loop {
-            let problems = self.client().health().await.unwrap().problems;
+            let problems = self.problems().await;
             if problems.is_empty() == followed {
                 return;
             }
@@ -304,10 +340,10 @@ fn end(lab: &Lab, wire: &Namespace, name: &str, number: u8) -> Namespace {
     namespace
 }
 
-fn certify(authority: &Authority, home: &Path, name: &str, number: u8) {
-    let sans = vec![format!("172.30.0.{number}")];
-    let issue = Issue { name: name.into(), role: Role::Host, sans, valid: VALID };
-    authority.issue(&issue).unwrap().write_tls_dir(&home.join("tls"), authority, Role::Host).unwrap();
+fn certify(authority: &Authority, home: &Path, name: &str, role: Role, number: u8) {
+    let sans = if role == Role::Host { vec![format!("172.30.0.{number}")] } else { Vec::new() };
+    let issue = Issue { name: name.into(), role, sans, valid: VALID };
+    authority.issue(&issue).unwrap().write_tls_dir(&home.join("tls"), authority, role).unwrap();
 }
 
 pub(crate) fn name(text: &str) -> GuestName {

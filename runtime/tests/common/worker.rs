@@ -160,6 +160,7 @@ impl<'a> Deploy<'a> {
             tap_segments_udp: tap.segments_udp(),
             log_half_bytes: 1 << 20,
             waits: false,
+            image: None,
         };
         let root = home.path("root").to_str().unwrap().to_owned();
         let launch = Launch { task, root, uid: outer_uid(number), leashed: false };

@@ -15,7 +15,7 @@ use super::{CLIENT_IP, Client, GUEST_IP, config, engine, module, start};
 const MOVES: u8 = 20;
 
 /// All memories, as a daemon reads them.
-fn memories(guest: &Guest) -> Vec<Vec<u8>> {
+pub(super) fn memories(guest: &Guest) -> Vec<Vec<u8>> {
     let remote = RemoteMemory::new(Pid::this());
     let read = |memory: roam_runtime::guest::GuestMemory| {
         let mut bytes = vec![0; memory.bytes as usize];
@@ -34,7 +34,7 @@ fn waiting(bytes: &[u8], seed: u8) -> Guest {
 }
 
 /// The same guest once more, in memories of its own.
-fn moved(guest: &mut Guest, bytes: &[u8], seed: u8) -> Guest {
+pub(super) fn moved(guest: &mut Guest, bytes: &[u8], seed: u8) -> Guest {
     let before = memories(guest);
     let saved = guest.save();
     assert_eq!(guest.save(), saved, "saving twice is saving once");

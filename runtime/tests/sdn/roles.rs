@@ -34,8 +34,8 @@ fn a_host_looks_at_everything_and_changes_what_is_its_own() {
     forbidden(&mut a, "POST /v1/routes", claim("host-b", 1));
     allowed(&mut a, "POST /v1/routes", claim("host-a", 1));
     let path = format!("/v1/routes/{}", mac(1));
-    // To itself, from whomever; not away from itself to another.
-    forbidden(&mut a, &format!("POST {path}/move"), to("host-b", 1));
+    // To itself, from whomever; to another what it has, and only that.
+    forbidden(&mut b, &format!("POST {path}/move"), to("host-a", 1));
     let mut draining = to("host-b", 1);
     draining["drain"] = json!(true);
     allowed(&mut b, &format!("POST {path}/move"), draining);
@@ -53,7 +53,12 @@ fn a_host_looks_at_everything_and_changes_what_is_its_own() {
         forbidden(&mut a, &format!("POST {path}/move"), asked.clone());
         allowed(&mut b, &format!("POST {path}/move"), asked);
     }
+    ask(&mut a, &format!("POST {path}/move"), &to("host-b", 1)).expect_error(409, "fenced");
     allowed(&mut b, &format!("POST {path}/move"), to("host-b", 2));
+    forbidden(&mut a, &format!("POST {path}/move"), to("host-b", 4));
+    allowed(&mut b, &format!("POST {path}/move"), to("host-a", 3));
+    ask(&mut b, &format!("POST {path}/move"), &to("host-a", 2)).expect_error(409, "fenced");
+    allowed(&mut a, &format!("POST {path}/move"), to("host-b", 4));
     for path in ["routes", "hosts", "fronts", "status", "health", "version", "openapi.json", "../metrics"] {
         let path = if path == "../metrics" { "/metrics".to_owned() } else { format!("/v1/{path}") };
         allowed(&mut a, &format!("GET {path}"), Value::Null);
@@ -62,7 +67,7 @@ fn a_host_looks_at_everything_and_changes_what_is_its_own() {
     forbidden(&mut a, "PUT /v1/fronts", front.clone());
     forbidden(&mut a, "DELETE /v1/fronts?protocol=udp&listen=192.0.2.1:53", Value::Null);
     forbidden(&mut b, "DELETE /v1/hosts/host-a", Value::Null);
-    allowed(&mut b, &format!("DELETE {path}?generation=3"), Value::Null);
+    allowed(&mut b, &format!("DELETE {path}?generation=5"), Value::Null);
     allowed(&mut b, "DELETE /v1/hosts/host-b", Value::Null);
     // An operator does it all, in anybody's name.
     allowed(&mut alice, "PUT /v1/fronts", front);

@@ -77,14 +77,9 @@ pub fn create<T, E: From<FileError>>(
     path: &Path,
     write: impl FnOnce(ImageWriter<&File>) -> Result<T, E>,
 ) -> Result<T, E> {
-    let unfinished = Unfinished(beside(path));
-    let open = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&unfinished.0);
-    let file = open.map_err(FileError::io("create", &unfinished.0))?;
-    let written = write(ImageWriter::begin(&file).map_err(FileError::image(path))?)?;
-    file.sync_all().map_err(FileError::io("sync", &unfinished.0))?;
-    fs::rename(&unfinished.0, path).map_err(FileError::io("rename a file to", path))?;
-    let directory = directory(path);
-    File::open(directory).and_then(|file| file.sync_all()).map_err(FileError::io("sync", directory))?;
+    let unfinished = Unfinished::begin(path)?;
+    let written = write(ImageWriter::begin(unfinished.file()).map_err(FileError::image(path))?)?;
+    unfinished.keep()?;
     Ok(written)
 }
 
@@ -149,13 +144,42 @@ pub fn sweep(directory: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// A file that goes when it was not renamed.
-struct Unfinished(PathBuf);
+/// A file on its way to a name: beside it under another, and gone when this is dropped.
+#[derive(Debug)]
+pub struct Unfinished {
+    file: File,
+    beside: PathBuf,
+    path: PathBuf,
+}
+
+impl Unfinished {
+    /// An empty file, which only its owner may read.
+    pub fn begin(path: &Path) -> Result<Self, FileError> {
+        let beside = beside(path);
+        let open = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&beside);
+        let file = open.map_err(FileError::io("create", &beside))?;
+        Ok(Self { file, beside, path: path.to_owned() })
+    }
+
+    /// To write to, and to read what was written.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives it its name, durable when this returns; it takes the place of one that has it. Blocks: it waits for the
+    /// disk.
+    pub fn keep(self) -> Result<(), FileError> {
+        self.file.sync_all().map_err(FileError::io("sync", &self.beside))?;
+        fs::rename(&self.beside, &self.path).map_err(FileError::io("rename a file to", &self.path))?;
+        let directory = directory(&self.path);
+        File::open(directory).and_then(|file| file.sync_all()).map_err(FileError::io("sync", directory))
+    }
+}
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        // It is not there if it was renamed or could not be created; and sweep tries again.
-        let _ = fs::remove_file(&self.0);
+        // It is not there if it was renamed; and sweep tries again.
+        let _ = fs::remove_file(&self.beside);
     }
 }
 

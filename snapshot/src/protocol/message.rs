@@ -264,6 +264,9 @@ pub enum Message {
     Cancel(Reason),
     /// T, to [`Greeting::Settle`]. The session is over.
     Settled(Standing),
+    /// S, after the last round, where a controller grants addresses: the guest is about to be stopped. The target asks for
+    /// its address, so that it has it when the token comes.
+    Claim,
 }
 
 /// Why a message cannot be.
@@ -320,6 +323,7 @@ impl Message {
             Self::Round { .. } => "Round",
             Self::RoundEnd { .. } => "RoundEnd",
             Self::Applied { .. } => "Applied",
+            Self::Claim => "Claim",
             Self::Log(_) => "Log",
             Self::Last { .. } => "Last",
             Self::Frame(_) => "Frame",
@@ -371,6 +375,7 @@ impl Message {
             | Self::Accepted { .. }
             | Self::RoundEnd { .. }
             | Self::Applied { .. }
+            | Self::Claim
             | Self::Taken(_)
             | Self::Switched { .. }
             | Self::Bye

@@ -9,6 +9,7 @@
 //!  prepare           <──────────── Prepared   a worker waits; what its memories already have, by digest
 //!  execute    Round, pages, RoundEnd ──────>  while the guest runs
 //!                    <──────────── Applied    only now do they count as sent
+//!             Claim ────────────>            the target asks for the address while the guest is stopped
 //!             ... blackout: stop, last scan
 //!             Last, pages, Frame ..., Token >  from here on only the target may poll
 //!                    <──────────── Taken      or HandedBack: the right is the source's again
@@ -19,9 +20,10 @@
 //!
 //! **Ownership.** Before the token any failure leaves the source serving. After it, the source serves again only if
 //! the target says that it never polled and never will ([`Message::HandedBack`], [`Standing::Never`]), or if the
-//! controller grants the source the next generation. The target asks the controller for that same generation after it has
-//! all of the guest and before its first poll: so exactly one of them gets it. Where there is no controller, only the
-//! target's word counts. What the controller decided is not on disk yet when it answers; therefore a source in doubt is
+//! controller grants the source the next generation. The target has that same generation before its first poll: so exactly one
+//! of them gets it. It asks for it as soon as the source says that it stops the guest, for the answer takes as long as the
+//! last pages do; a target that has it and never gets the token gives it back, and a source that never sent the token takes
+//! it back. Where there is no controller, only the target's word counts. What the controller decided is not on disk yet when it answers; therefore a source in doubt is
 //! refused by a controller that was restarted since: see `roam_sdn`. A target that was asked before it told its worker to go
 //! on has decided by that: it never will. What a target says of a session stays so: it leaves word before it tells the
 //! worker, and a restarted host ends a worker that waits.

@@ -1,7 +1,7 @@
 //! The source's side: events in, commands out.
 //!
 //! ```text
-//!  connect, greet, offer, prepare, (round, count)*, record, freeze      any failure: the guest serves on here
+//!  connect, greet, offer, prepare, record, (round, count)*, claim, freeze      any failure: the guest serves on here
 //!    └─ SendLast ─ await ─┬─ Taken ── switch ── Moved
 //!                         ├─ HandedBack, Cancel ── Stayed
 //!                         └─ nothing, or nonsense ── doubt: ask the target, then the controller, for ever
@@ -99,7 +99,9 @@ pub enum SourceCommand {
     RollBack,
     /// Keep the guest from running for that much of its time, percent.
     Throttle(u8),
-    /// Put on disk that the guest may be the target's. Answer: [`SourceEvent::Recorded`].
+    /// Put on disk that the guest is being moved. Answer: [`SourceEvent::Recorded`]. From then on a restarted daemon knows
+    /// whether [`Message::Claim`] and [`SourceCommand::SendLast`]'s token may have been said: word of that is left before, where it
+    /// outlives the daemon, though not the machine.
     Record,
     /// Stop the guest between two polls. Answer: [`SourceEvent::Frozen`].
     Freeze,
@@ -112,6 +114,9 @@ pub enum SourceCommand {
     /// The frames are those that the target sent back, then those that were sent to it and that it did not send back (it
     /// never had them, or cannot be heard), then those that still wait here. None is given twice, and none that comes from
     /// then on is forwarded.
+    ///
+    /// If [`Message::Claim`] may have been said, the address may be the target's: what follows is that it becomes the source's
+    /// again, as by [`SourceCommand::Reclaim`] with `never`, however long that takes.
     Thaw,
     /// From now on frames that come to the guest go to the target; those that came before [`Message::Bye`] before it.
     Forward,

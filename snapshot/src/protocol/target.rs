@@ -1,8 +1,8 @@
 //! The target's side: events in, commands out.
 //!
 //! ```text
-//!  greet, offer, check, module, prepare, (round)*, last      any failure: the source keeps the guest
-//!    └─ Token ─ install and claim ─┬─ both good ── Resume ── Taken ── Switched
+//!  greet, offer, check, module, prepare, (round)*, claim, last      any failure: the source keeps the guest
+//!    └─ Token ─ install, granted ──┬─ both good ── Resume ── Taken ── Switched
 //!                                  └─ else, or the source asks first ── HandedBack: never polled here
 //! ```
 //!
@@ -95,7 +95,8 @@ pub enum TargetCommand {
     AddLog(Vec<u8>),
     /// Give the guest a frame.
     Inject(Vec<u8>),
-    /// Ask the controller for the address. Answer: [`TargetEvent::Claimed`]. Goes on while [`Self::Install`] is done.
+    /// Ask the controller for the address. Answer: [`TargetEvent::Claimed`]. Goes on while pages come and
+    /// [`Self::Install`] is done.
     Claim,
     /// Put the state in place and compare the digests. Answer: [`TargetEvent::Installed`] or [`TargetEvent::Failed`].
     Install(Box<Token>),
@@ -108,7 +109,8 @@ pub enum TargetCommand {
     /// Send back the frames that came here for the guest ([`Message::Frame`]).
     ReturnFrames,
     /// End the worker that waits, take back what was left for a restarted host, and forget the guest: it is never polled
-    /// here.
+    /// here. Then, if its address was asked for, give that to the source, however long that takes: one that can ask nobody but
+    /// the controller knows by that.
     Discard,
     /// Tell who asked what became of the session.
     Tell(Standing),

@@ -33,6 +33,9 @@ pub(super) enum Request {
     /// The generation after `from`, whoever has that, for a source whose target never polled; on disk before it is
     /// answered.
     TakeBack { from: u64 },
+    /// That the generation after `from`, which a target has and makes no use of, ends, and the source has the next one; on
+    /// disk before it is answered.
+    GiveBack { from: u64 },
 }
 
 /// What it answers.
@@ -55,8 +58,17 @@ impl Controller {
             Request::Look => return Answer::Granted(generation),
             Request::TakeOver { from, .. } => (from, generation == from && owner != host),
             Request::Reclaim { incarnation, .. } if incarnation != self.incarnation => return Answer::Unknown,
+            // Given back by a target that had it and made no use of it.
+            Request::Reclaim { from, .. } if owner == host && generation == from + 2 => {
+                return Answer::Granted(generation);
+            }
             Request::Reclaim { from, .. } => (from, generation == from && owner == host),
             Request::TakeBack { from } => (from, generation == from),
+            Request::GiveBack { from } if owner == host && generation == from + 1 => {
+                self.memory = Row { generation: from + 2, owner: 1 - host };
+                return Answer::Granted(from + 2);
+            }
+            Request::GiveBack { .. } => return Answer::Denied,
         };
         let (next, mine) = (from + 1, owner == host && generation == from + 1);
         if free {

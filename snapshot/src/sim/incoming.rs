@@ -27,7 +27,19 @@ pub(super) struct Incoming {
     tick_us: Option<u64>,
     askers: Vec<Asker>,
     awaits_route: bool,
+    claim: Claim,
     over: bool,
+}
+
+/// What was asked of the controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    Nothing,
+    /// For the address, and not answered yet.
+    Asked,
+    /// The same, but nothing will be made of it.
+    Discarded,
+    Answered,
 }
 
 enum Heard {
@@ -48,6 +60,7 @@ impl Incoming {
             tick_us: None,
             askers: Vec::new(),
             awaits_route: false,
+            claim: Claim::Nothing,
             over: false,
         }
     }
@@ -227,9 +240,16 @@ impl World {
     /// What is done to a worker, if it is there still.
     fn do_waiting(&mut self, host: usize, command: Command) {
         let here = &mut self.hosts[host];
-        if let (Command::Discard, Some(incoming)) = (&command, &here.incoming) {
+        if let (Command::Discard, Some(incoming)) = (&command, &mut here.incoming) {
             here.disk.resumed.remove(&incoming.session);
+            let (from, claim) = (incoming.from, incoming.claim);
+            match claim {
+                Claim::Asked => incoming.claim = Claim::Discarded,
+                Claim::Answered => self.give_back(host, from),
+                Claim::Nothing | Claim::Discarded => {}
+            }
         }
+        let here = &mut self.hosts[host];
         let (Some(incoming), Some(worker)) = (&mut here.incoming, &mut here.worker) else { return };
         match command {
             Command::Grow(shape) => worker.memory.resize(shape.pages() as usize, 0),
@@ -243,6 +263,8 @@ impl World {
                 }
             }
             _ => {
+                // What came by a route that led here for a moment, when the source can be sent nothing any more.
+                self.lossy |= worker.queued().next().is_some();
                 if worker.mode != Mode::Waits {
                     self.broken("a guest that was polled is discarded".to_owned());
                 }
@@ -266,10 +288,14 @@ impl World {
         if !self.setup.controlled {
             return self.tell_target(host, Event::Claimed(Grant::Granted));
         }
+        if let Some(incoming) = &mut self.hosts[host].incoming {
+            incoming.claim = Claim::Asked;
+        }
         self.request(host, Request::TakeOver { from, durable: false }, move |world, answer| {
             let here = &mut world.hosts[host];
-            if here.incoming.as_ref().is_none_or(|incoming| incoming.session != session) {
-                return;
+            let Some(incoming) = here.incoming.as_mut().filter(|incoming| incoming.session == session) else { return };
+            if std::mem::replace(&mut incoming.claim, Claim::Answered) == Claim::Discarded {
+                return world.give_back(host, from);
             }
             let grant = match answer {
                 Answer::Granted(generation) => {
@@ -280,6 +306,15 @@ impl World {
                 Answer::Unknown => Grant::Unknown,
             };
             world.tell_target(host, Event::Claimed(grant));
+        });
+    }
+
+    /// Has the source have an address that was claimed for nothing, until that is so or not this host's to say.
+    fn give_back(&mut self, host: usize, from: u64) {
+        self.request(host, Request::GiveBack { from }, move |world, answer| {
+            if answer == Answer::Unknown {
+                world.after_at(host, 300_000, move |world| world.give_back(host, from));
+            }
         });
     }
 

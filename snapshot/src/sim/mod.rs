@@ -11,7 +11,7 @@
 //! Checked at each step: no two workers poll, and no source polls once its target did; a page is committed only if the
 //! target has it; the target's first poll finds the source's memories and state; no frame is delivered twice. When all
 //! that failed is healed: within bounded time it is settled, exactly one side polls unless the worker that had the guest
-//! was killed, no frame is lost unless somebody who had it died or the link broke, and the guest can migrate again.
+//! was killed, no frame is lost unless somebody who had it died or gave up, or the link broke, and the guest can migrate again.
 //!
 //! In reading order: [`setup`] (what a run is), world (events, hosts, faults), guest, link, controller, and what commands
 //! do: outgoing, settle and incoming.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::guest::Mode;
 use super::incoming::Incoming;
 use super::link::{Connection, Item};
-use super::world::World;
+use super::world::{Mark, World};
 use crate::protocol::source::{Source, SourceCommand as Command, SourceConfig, SourceEvent as Event};
 use crate::protocol::{Encoding, Message, Offer, Reason, ReasonCode, SessionId, Token};
 
@@ -24,7 +24,7 @@ pub(super) struct Outgoing {
     pub(super) frames_sent: Vec<u64>,
     pub(super) frames_back: Vec<u64>,
     pub(super) forwards: bool,
-    pub(super) handed_back: bool,
+    pub(super) claimed: bool,
     pub(super) doubted: bool,
     /// The controller's start that was known before the token.
     pub(super) incarnation: u64,
@@ -44,7 +44,7 @@ impl Outgoing {
             frames_sent: Vec::new(),
             frames_back: Vec::new(),
             forwards: false,
-            handed_back: false,
+            claimed: false,
             doubted: false,
             incarnation,
         }
@@ -123,10 +123,8 @@ impl World {
                 return self.after_at(host, takes_us, move |world| world.did_source(host, command));
             }
             let Some(event) = outgoing.inbox.pop_front() else { return };
-            match &event {
-                Event::Received(Message::Frame(frame)) => outgoing.frames_back.push(frame_number(frame)),
-                Event::Received(Message::HandedBack(_)) => outgoing.handed_back = true,
-                _ => {}
+            if let Event::Received(Message::Frame(frame)) = &event {
+                outgoing.frames_back.push(frame_number(frame));
             }
             outgoing.todo.extend(outgoing.machine.on(event, now_us));
             outgoing.doubted |= outgoing.machine.is_in_doubt();
@@ -196,6 +194,10 @@ impl World {
         let connection = outgoing.connection;
         match command {
             Command::Send(message) => {
+                if message == Message::Claim {
+                    outgoing.claimed = true;
+                    here.disk.record = Some((self.attempt, outgoing.incarnation, Mark::Claim));
+                }
                 if message == Message::Bye {
                     self.forward(host);
                 }
@@ -217,7 +219,7 @@ impl World {
                 }
             }
             Command::Record => {
-                here.disk.record = Some((self.attempt, outgoing.incarnation));
+                here.disk.record = Some((self.attempt, outgoing.incarnation, Mark::None));
                 self.tell_source(host, Event::Recorded);
             }
             Command::Forward => {
@@ -325,6 +327,7 @@ impl World {
         self.lossy |= fails;
         let here = &mut self.hosts[host];
         let (Some(outgoing), Some(worker)) = (&mut here.outgoing, &mut here.worker) else { return };
+        here.disk.record = Some((self.attempt, outgoing.incarnation, Mark::Token));
         let pages = worker.dirty.clone().unwrap_or_else(|| (0..worker.memory.len()).collect());
         let (frames, shape, polls) = (worker.drain(), worker.shape(), worker.polls);
         outgoing.frames_sent.extend(&frames);

@@ -6,16 +6,21 @@ use std::rc::Rc;
 use super::controller::{Answer, Request};
 use super::guest::Mode;
 use super::outgoing::{Outgoing, session_id};
-use super::world::{Address, World};
+use super::world::{Address, Mark, World};
 use crate::protocol::Standing;
 use crate::protocol::source::{Outcome, Reclaim, Source, SourceEvent as Event};
 
 impl World {
-    /// A source whose daemon was ended when the token may have been sent.
-    pub(super) fn resume_doubt(&mut self, host: usize, session: u64, incarnation: u64) {
-        let source = Source::in_doubt(session_id(session), self.setup.controlled, self.now_us);
+    /// A source whose daemon was ended.
+    pub(super) fn resume_source(&mut self, host: usize, session: u64, incarnation: u64, mark: Mark) {
+        let session = session_id(session);
+        let source = match mark {
+            Mark::Token => Source::in_doubt(session, self.setup.controlled, self.now_us),
+            Mark::Claim | Mark::None => Source::back(session, self.now_us),
+        };
         let mut outgoing = Outgoing::new(source, incarnation);
-        outgoing.doubted = true;
+        outgoing.doubted = mark == Mark::Token;
+        outgoing.claimed = mark != Mark::None;
         self.hosts[host].outgoing = Some(outgoing);
         self.wait_source(host);
     }
@@ -29,9 +34,9 @@ impl World {
         let back = std::mem::take(&mut outgoing.frames_back);
         let lost = outgoing.frames_sent.drain(..).filter(|frame| !back.contains(frame));
         let frames = back.iter().copied().chain(lost).collect();
-        let handed_back = outgoing.handed_back;
+        let claimed = outgoing.claimed;
         self.thaw(host, frames);
-        if handed_back {
+        if claimed {
             self.hosts[host].disk.address = Some(Address::TakeBack);
             self.keep_address(host);
         }

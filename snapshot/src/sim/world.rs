@@ -81,12 +81,21 @@ pub(super) struct Host {
 pub(super) struct Disk {
     /// The generation it knows the guest by.
     pub(super) generation: u64,
-    /// A session whose token may have been sent, and the controller's start that was known before.
-    pub(super) record: Option<(u64, u64)>,
+    /// A session that is under way, the controller's start that was known before, and how far it may be.
+    pub(super) record: Option<(u64, u64, Mark)>,
     /// Sessions whose guest was told to go on here.
     pub(super) resumed: BTreeSet<u64>,
     /// What is to be asked of the controller until it has it on disk.
     pub(super) address: Option<Address>,
+}
+
+/// What may have been said in a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Mark {
+    /// Neither claim nor token.
+    None,
+    Claim,
+    Token,
 }
 
 /// What a host that polls makes sure of.
@@ -333,16 +342,13 @@ impl World {
                 self.hosts[host].worker = None;
                 self.hosts[host].disk.resumed.remove(&self.attempt);
             }
-            (Some(Mode::Frozen) | None, Some((session, incarnation))) => {
-                self.resume_doubt(host, session, incarnation);
+            (_, Some((session, incarnation, mark))) => {
+                self.resume_source(host, session, incarnation, mark);
                 if mode.is_none() {
                     self.tell_source(host, SourceEvent::WorkerEnded);
                 }
             }
-            (Some(_), _) => {
-                self.hosts[host].disk.record = None;
-                self.thaw(host, Vec::new());
-            }
+            (Some(_), None) => self.thaw(host, Vec::new()),
             (None, None) => {}
         }
         self.keep_address(host);

@@ -53,12 +53,21 @@ impl Child {
     /// One with `mapped` bytes of memory, the first `image.len()` of which map a file privately, and of which the first
     /// `bytes` can be read and written. `None`, with the reason printed, where it cannot have a userfaultfd.
     pub(crate) fn new(image: &[u8], bytes: usize, mapped: usize) -> Option<Self> {
-        let room = map(std::ptr::null_mut(), mapped + HUGE, libc::PROT_NONE, libc::MAP_NORESERVE, None);
+        if image.is_empty() {
+            return Self::mapping(None, &[], bytes, mapped);
+        }
+        let mut file = File::from(memfd_create(c"image", MFdFlags::MFD_CLOEXEC).unwrap());
+        file.write_all(image).unwrap();
+        Self::mapping(Some(&file), &[(0, image.len())], bytes, mapped)
+    }
+
+    /// The same with ranges of its memory, each where it begins and how long it is, that map the same place of a file.
+    pub(crate) fn mapping(file: Option<&File>, ranges: &[(usize, usize)], bytes: usize, mapped: usize) -> Option<Self> {
+        let room = map(std::ptr::null_mut(), mapped + HUGE, libc::PROT_NONE, libc::MAP_NORESERVE, (None, 0));
         let address = (room as usize).next_multiple_of(HUGE) as *mut libc::c_void;
-        if !image.is_empty() {
-            let mut file = File::from(memfd_create(c"image", MFdFlags::MFD_CLOEXEC).unwrap());
-            file.write_all(image).unwrap();
-            map(address, image.len(), libc::PROT_NONE, libc::MAP_FIXED, Some(&file));
+        for &(start, bytes) in ranges {
+            let at = address.wrapping_byte_add(start);
+            map(at, bytes, libc::PROT_NONE, libc::MAP_FIXED, (file, start));
         }
         // SAFETY: that range is within the mapping made above, of which nobody else knows.
         assert_eq!(unsafe { libc::mprotect(address, bytes, libc::PROT_READ | libc::PROT_WRITE) }, 0);
@@ -156,13 +165,19 @@ impl Drop for Child {
 /// Bytes of a huge page.
 pub(crate) const HUGE: usize = 2 * 1024 * 1024;
 
-fn map(address: *mut libc::c_void, bytes: usize, rights: i32, flags: i32, file: Option<&File>) -> *mut libc::c_void {
+fn map(
+    address: *mut libc::c_void,
+    bytes: usize,
+    rights: i32,
+    flags: i32,
+    (file, offset): (Option<&File>, usize),
+) -> *mut libc::c_void {
     let (flags, file) = match file {
         Some(file) => (flags | libc::MAP_PRIVATE, file.as_raw_fd()),
         None => (flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
     };
     // SAFETY: a fixed address is within a mapping that was made for this and that nobody uses.
-    let address = unsafe { libc::mmap(address, bytes, rights, flags, file, 0) };
+    let address = unsafe { libc::mmap(address, bytes, rights, flags, file, offset as libc::off_t) };
     assert_ne!(address, libc::MAP_FAILED);
     address
 }

@@ -271,6 +271,35 @@ mod tests {
         assert_eq!(scan(TAKE, &mut map, &child, MIB), []);
     }
 
+    /// As a restored guest's memory is: ranges of a file on a disk, and others between them.
+    #[test]
+    fn files_on_a_disk_are_tracked_as_other_pages_are() {
+        let path = std::env::temp_dir().join(format!("roam-pagemap-{}", std::process::id()));
+        std::fs::write(&path, vec![7; 512 * 4096]).unwrap();
+        let file = File::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let ranges: Vec<_> = (0..16).map(|range| (range * 32 * 4096, 16 * 4096)).collect();
+        let Some(mut child) = Child::mapping(Some(&file), &ranges, 2 * MIB, 4 * MIB) else { return };
+        let (fault, mut map) = (child.userfault(), Pagemap::open(child.pid).unwrap());
+        assert_eq!(scan(PRESENT_PAGES, &mut map, &child, 2 * MIB), [], "what was never touched is not to be seen");
+        for _ in 0..2 {
+            fault.register(child.address, 4 * MIB as u64).unwrap();
+            scan(TAKE, &mut map, &child, 2 * MIB);
+            child.run(Do::Read, child.address, 512, 4096, 0);
+            assert_eq!(scan(LOOK, &mut map, &child, 2 * MIB), [], "reading is not writing");
+            child.write_each(&[0, 15, 16, 33, 200, 500], 1);
+            child.memory().write(child.address + 96 * 4096, b"there").unwrap();
+            assert_eq!(scan(TAKE, &mut map, &child, 2 * MIB), [0, 15, 16, 33, 96, 200, 500]);
+            assert_eq!(scan(LOOK, &mut map, &child, 2 * MIB), []);
+            fault.unregister(child.address, 4 * MIB as u64).unwrap();
+        }
+        fault.register(child.address, 4 * MIB as u64).unwrap();
+        child.run(Do::Allow, child.address + 2 * MIB as u64, MIB as u64, 0, 0);
+        scan(TAKE, &mut map, &child, 3 * MIB);
+        child.write_each(&[1, 600], 1);
+        assert_eq!(scan(TAKE, &mut map, &child, 3 * MIB), [1, 600]);
+    }
+
     /// They are zero now, whatever they were. One page, and all of a page table, which the kernel may free.
     #[test]
     fn dropped_pages_count_as_written() {

@@ -65,8 +65,8 @@ pub enum ClientError {
         /// Why.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The file that was to be sent or written.
-    #[error("the module's file cannot be read or written")]
+    /// The file that was to be sent or written: a module's or an image's.
+    #[error("the file cannot be read or written")]
     File(#[source] io::Error),
 }
 

@@ -5,6 +5,7 @@
 //! nothing and the kept connection had died; everything else comes back as a [`ClientError`] that says what to do.
 
 mod calls;
+mod checkpoint;
 mod connection;
 mod endpoint;
 mod error;
@@ -17,6 +18,7 @@ mod wire;
 
 use std::time::Duration;
 
+pub use checkpoint::ImageStream;
 pub use endpoint::{Endpoint, EndpointError, PORT};
 pub use error::ClientError;
 pub use logs::LogStream;

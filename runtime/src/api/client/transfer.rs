@@ -18,7 +18,7 @@ use crate::engine::ModuleHash;
 /// Bytes read from a file at once.
 const PIECE_BYTES: usize = 64 * 1024;
 /// Slowest transfer that is waited for, bytes a second.
-const BYTES_PER_S_MIN: u64 = 16 * 1024;
+pub(super) const BYTES_PER_S_MIN: u64 = 16 * 1024;
 
 impl Client {
     /// Ships a module from a file; `true` if the host did not have it. `progress` is told the bytes sent so far.
@@ -70,7 +70,7 @@ impl Client {
 }
 
 /// A file as a request's body.
-fn body(file: File, progress: impl FnMut(u64) + Send + 'static) -> Body {
+pub(super) fn body(file: File, progress: impl FnMut(u64) + Send + 'static) -> Body {
     let pieces = stream::try_unfold((file, progress, 0), |(mut file, mut progress, sent_bytes)| async move {
         let mut piece = bytes::BytesMut::with_capacity(PIECE_BYTES);
         let read = file.read_buf(&mut piece).await?;

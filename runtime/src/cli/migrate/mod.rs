@@ -18,10 +18,10 @@ use clap::ValueEnum;
 use roam_snapshot::plan::{Divergence, PlanName};
 
 use super::config::Config;
-use super::exit::{Unknown, Usage};
-use super::target::{HostFlags, Target, Targets};
+use super::exit::Usage;
+use super::target::HostFlags;
 use super::{block_on, exit, fleet, print, units};
-use crate::api::{GuestName, GuestState, MigrateRequest, SpecError};
+use crate::api::{GuestName, MigrateRequest, SpecError};
 use crate::load::units as rates;
 use travel::{End, Interrupts};
 
@@ -166,7 +166,7 @@ fn said_of(error: &SpecError) -> String {
 
 async fn one(arguments: &Arguments, config: &Config, name: &GuestName, to: &GuestName) -> Result<ExitCode> {
     let request = arguments.request(to.clone())?;
-    let source = source(&arguments.host(), config, name).await?;
+    let source = fleet::holder(&arguments.host(), config, name, "--from").await?;
     let interrupts = Interrupts::listen()?;
     let begun = travel::begin(&source, name, &request, &interrupts).await?;
     if arguments.detach {
@@ -195,38 +195,6 @@ async fn one(arguments: &Arguments, config: &Config, name: &GuestName, to: &Gues
         End::Left(view) => {
             eprintln!("roam: it is left to the hosts; `roam migrations` shows how it ends: migration {}", view.id);
             Ok(ExitCode::from(INTERRUPTED))
-        }
-    }
-}
-
-/// The host a guest is on: the one that was named, else the one of all that has it.
-async fn source(flags: &HostFlags, config: &Config, name: &GuestName) -> Result<Target> {
-    let targets = Targets::new(flags, config);
-    if flags.host.is_some() || config.default_host.is_some() {
-        return targets.one();
-    }
-    let all = targets.all()?;
-    if let [only] = all.as_slice() {
-        return Ok(only.clone());
-    }
-    let asked = fleet::ask(&all, async |target| Ok(target.client.list().await?)).await?;
-    let mut here = Vec::new();
-    for (host, guests) in &asked.answers {
-        let found = guests.iter().filter(|guest| guest.spec.name == *name);
-        here.extend(found.map(|guest| (guest.state == GuestState::Running, host)));
-    }
-    // One that was moved before may have been left behind elsewhere, stopped.
-    let runs = here.iter().any(|(runs, _)| *runs);
-    here.retain(|(running, _)| *running == runs);
-    match here.as_slice() {
-        [(_, host)] => Ok(all.into_iter().find(|target| target.name == **host).expect("it was asked")),
-        [] => {
-            asked.complete()?;
-            Err(Unknown(format!("no host that is known here has a guest `{name}`; name its host with --from")).into())
-        }
-        several => {
-            let hosts: Vec<_> = several.iter().map(|(_, host)| host.as_str()).collect();
-            Err(Usage(format!("there is a guest `{name}` on {}; say which with --from", hosts.join(", "))).into())
         }
     }
 }

@@ -141,12 +141,14 @@ pub(super) async fn move_to(
     Checked(Path(called)): Called,
     Input(to): Input<Move>,
 ) -> Result<Json<Accepted>, Refusal> {
-    app.in_name_of(&peer, &to.to, "move an address to")?;
     // A guest may be stopped until this is answered: by its MAC nothing is looked up that others look at meanwhile.
     let mac = match called.parse() {
         Ok(mac) => mac,
         Err(_) => app.controller.find(&called)?.address.mac,
     };
+    if let Err(refusal) = app.in_name_of(&peer, &to.to, "move an address to") {
+        app.gives(&peer, mac, &to)?.ok_or(refusal)?;
+    }
     let accepted = app.controller.move_to(mac, to).await?;
     app.switches.observe(&accepted);
     Ok(Json(accepted))

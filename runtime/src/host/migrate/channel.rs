@@ -97,19 +97,8 @@ impl Channel {
 
     fn open(mut tls: Connection, mut stream: TcpStream) -> Result<Self, ChannelError> {
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(HANDSHAKE_LIMIT))?;
         stream.set_write_timeout(Some(HANDSHAKE_LIMIT))?;
-        let deadline = Instant::now() + HANDSHAKE_LIMIT;
-        while tls.is_handshaking() {
-            tls.complete_io(&mut stream)?;
-            if Instant::now() > deadline {
-                return Err(ChannelError::Io(io::ErrorKind::TimedOut.into()));
-            }
-        }
-        // The server's last handshake bytes.
-        while tls.wants_write() {
-            tls.write_tls(&mut stream)?;
-        }
+        shake_hands(&mut tls, &mut stream)?;
         stream.set_nonblocking(true)?;
         set_limits(&stream)?;
         let certificate = tls.peer_certificates().and_then(|chain| chain.first()).ok_or(ChannelError::Closed)?;
@@ -232,6 +221,35 @@ impl Channel {
             self.taken = 0;
         }
         Ok(Some(come))
+    }
+}
+
+/// Within [`HANDSHAKE_LIMIT`] in all: nobody is known yet, and who sends a byte now and then must not hold up others.
+fn shake_hands(tls: &mut Connection, stream: &mut TcpStream) -> Result<(), ChannelError> {
+    let deadline = Instant::now() + HANDSHAKE_LIMIT;
+    loop {
+        while tls.wants_write() {
+            tls.write_tls(stream)?;
+        }
+        if !tls.is_handshaking() {
+            return Ok(());
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ChannelError::Io(io::ErrorKind::TimedOut.into()));
+        }
+        stream.set_read_timeout(Some(left))?;
+        match tls.read_tls(stream) {
+            Ok(0) => return Err(ChannelError::Closed),
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        if let Err(error) = tls.process_new_packets() {
+            // The other side is told why, if it still listens.
+            let _ = tls.write_tls(stream);
+            return Err(error.into());
+        }
     }
 }
 

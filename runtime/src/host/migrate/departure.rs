@@ -1,4 +1,4 @@
-//! What a guest's task and the thread that moves the guest say to each other.
+//! What a guest's task and the thread that moves the guest, or takes a checkpoint of it, say to each other.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use roam_snapshot::protocol::Reason;
 
-/// A migration under way, seen from the source. Clones are the same one.
+/// A migration or a checkpoint under way, seen from where the guest is. Clones are the same one.
 #[derive(Clone)]
 pub(in crate::host) struct Departure {
     inner: Arc<Inner>,
@@ -33,13 +33,23 @@ impl Departure {
         let _ = self.inner.bell.write(1);
     }
 
-    /// Readable when it is to be cancelled.
-    pub(super) fn bell(&self) -> BorrowedFd<'_> {
+    /// Has its thread look what is new.
+    pub(in crate::host) fn ring(&self) {
+        let _ = self.inner.bell.write(1);
+    }
+
+    /// Readable when it is to be cancelled, or something else is new.
+    pub(in crate::host) fn bell(&self) -> BorrowedFd<'_> {
         self.inner.bell.as_fd()
     }
 
+    /// Whether it is to be cancelled.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.inner.cancel.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Why it is to be cancelled. Silences the bell.
-    pub(super) fn take_cancel(&self) -> Option<Reason> {
+    pub(in crate::host) fn take_cancel(&self) -> Option<Reason> {
         let _ = self.inner.bell.read();
         self.inner.cancel.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

@@ -60,7 +60,10 @@ impl From<MemoryError> for Fault {
 }
 
 /// Waits for one of these at most so long, for ever if `None`; which are ready.
-pub(super) fn wait_for<const COUNT: usize>(mut fds: [PollFd<'_>; COUNT], timeout: Option<Duration>) -> [bool; COUNT] {
+pub(in crate::host) fn wait_for<const COUNT: usize>(
+    mut fds: [PollFd<'_>; COUNT],
+    timeout: Option<Duration>,
+) -> [bool; COUNT] {
     // Rounded up: else the last millisecond would be spent looking.
     let timeout = timeout.map_or(PollTimeout::NONE, |timeout| {
         PollTimeout::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)

@@ -12,7 +12,7 @@ use crate::sys::packet::PacketSocket;
 
 /// The TAP of a guest whose worker is frozen, waits, or is gone. Frames carry their virtio-net header, so that what the
 /// kernel left to be done (checksums, segmentation) is done where the guest is.
-pub(super) struct Frames {
+pub(in crate::host) struct Frames {
     tap: OwnedFd,
     door: PacketSocket,
     buffer: Vec<u8>,
@@ -20,13 +20,13 @@ pub(super) struct Frames {
 
 impl Frames {
     /// Of the worker's open TAP, and the device's name here.
-    pub(super) fn open(tap: OwnedFd, device: &str) -> io::Result<Self> {
+    pub(in crate::host) fn open(tap: OwnedFd, device: &str) -> io::Result<Self> {
         let door = PacketSocket::open(if_nametoindex(device)?)?;
         Ok(Self { tap, door, buffer: vec![0; FRAME_BYTES_MAX] })
     }
 
     /// The next frame that came for the guest. Only while its worker reads none.
-    pub(super) fn take(&mut self) -> io::Result<Option<&[u8]>> {
+    pub(in crate::host) fn take(&mut self) -> io::Result<Option<&[u8]>> {
         loop {
             match read(&self.tap, &mut self.buffer) {
                 Ok(bytes) => return Ok(Some(&self.buffer[..bytes])),
@@ -38,12 +38,12 @@ impl Frames {
     }
 
     /// Puts a frame behind those that wait for the guest. `false` if there was no room.
-    pub(super) fn give(&self, frame: &[u8]) -> io::Result<bool> {
+    pub(in crate::host) fn give(&self, frame: &[u8]) -> io::Result<bool> {
         self.door.send(frame)
     }
 
     /// Readable when a frame has come.
-    pub(super) fn bell(&self) -> BorrowedFd<'_> {
+    pub(in crate::host) fn bell(&self) -> BorrowedFd<'_> {
         self.tap.as_fd()
     }
 }

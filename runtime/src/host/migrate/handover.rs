@@ -1,4 +1,4 @@
-//! What is on disk of a guest that may be another host's: from before it is stopped until that is settled.
+//! What is on disk of a guest that is being moved: from before its pages are sent until it is settled whose it is.
 
 use std::fs;
 use std::io;
@@ -9,25 +9,57 @@ use roam_sdn::model::{Generation, Incarnation};
 use roam_snapshot::protocol::SessionId;
 use serde::{Deserialize, Serialize};
 
+use super::mark::Mark;
+use crate::ambient::boot_id;
 use crate::api::GuestName;
 use crate::host::layout::write_whole;
 
 /// Longest file that is read, bytes.
 const FILE_BYTES_MAX: u64 = 4096;
 
-/// A session whose token may have been sent.
+/// A session that is under way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Handover {
+pub(in crate::host) struct Handover {
     pub(super) session: SessionId,
     /// To whom.
-    pub(super) to: GuestName,
+    pub(in crate::host) to: GuestName,
     /// Where that host takes migrations.
     pub(super) at: SocketAddr,
     /// The generation that ends; none without a controller.
     pub(super) generation: Option<Generation>,
     /// The controller as it was before: one that was restarted since may have forgotten what it granted.
     pub(super) incarnation: Option<Incarnation>,
+    /// In which boot of the machine: what was left beside this without waiting for the disk is of no use in another.
+    pub(super) boot: String,
+}
+
+/// What may have been said in it, as a [`Mark`] beside it tells a restarted daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Said {
+    /// Nothing that makes the guest another host's, nor its address.
+    #[default]
+    Nothing,
+    /// The claim: the address may be the target's.
+    Claim,
+    /// The token: the guest may be the target's.
+    Token,
+}
+
+impl Said {
+    /// Leaves word of it.
+    pub(super) fn note(self, mark: &Mark) -> io::Result<()> {
+        mark.set(self as u8)
+    }
+
+    /// The last word of it. What cannot be read may say anything.
+    fn read(path: &Path) -> Self {
+        match Mark::read(path) {
+            Ok(None) => Self::Nothing,
+            Ok(Some(byte)) if byte == Self::Claim as u8 => Self::Claim,
+            Ok(Some(_)) | Err(_) => Self::Token,
+        }
+    }
 }
 
 impl Handover {
@@ -35,8 +67,13 @@ impl Handover {
         write_whole(path, &serde_json::to_vec(self)?)
     }
 
+    /// What the last daemon may have said in it, by the mark beside it.
+    pub(super) fn said(&self, mark: &Path) -> Said {
+        if self.boot == boot_id() { Said::read(mark) } else { Said::Token }
+    }
+
     /// `None` if there is none.
-    pub(super) fn read(path: &Path) -> io::Result<Option<Self>> {
+    pub(in crate::host) fn read(path: &Path) -> io::Result<Option<Self>> {
         match fs::metadata(path) {
             Ok(metadata) if metadata.len() > FILE_BYTES_MAX => Err(io::ErrorKind::FileTooLarge.into()),
             Ok(_) => Ok(Some(serde_json::from_slice(&fs::read(path)?)?)),

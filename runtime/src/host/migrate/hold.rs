@@ -1,8 +1,9 @@
-//! Where tests stop a migration: before any of its steps, for as long as they like.
+//! Where tests stop a migration, a checkpoint or a restore: before any of its steps, for as long as they like.
 //!
 //! Only where `ROAM_MIGRATION_HOLD` names a directory, which nothing but a test does. A step is named by its side and its
 //! command, for a message that is sent by the message: `source-Freeze`, `target-Taken`. It is held if a file of that name is
-//! in the directory: the file is renamed to `NAME.held`, and the step waits until that is gone.
+//! in the directory: the file is renamed to `NAME.held`, and the step waits until that is gone. A file `free-memory` there
+//! says how many bytes of memory the host is to believe to be free.
 
 use std::fmt::Debug;
 use std::fs;
@@ -26,7 +27,7 @@ pub(super) fn command(side: &str, command: &impl Debug) {
 }
 
 /// At a step that is no command of its own.
-pub(super) fn at(side: &str, step: &str) {
+pub(in crate::host) fn at(side: &str, step: &str) {
     let Some(dir) = &*DIR else { return };
     let held = dir.join(format!("{side}-{step}.held"));
     if fs::rename(dir.join(format!("{side}-{step}")), &held).is_err() {
@@ -35,4 +36,9 @@ pub(super) fn at(side: &str, step: &str) {
     while held.exists() {
         thread::sleep(PAUSE);
     }
+}
+
+/// What a test has this host believe of its memory, bytes.
+pub(super) fn free_memory_bytes() -> Option<u64> {
+    fs::read_to_string(DIR.as_ref()?.join("free-memory")).ok()?.parse().ok()
 }

@@ -1,19 +1,23 @@
 //! A guest that comes: what the target's hands need of its host.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use roam_sdn::model::Generation;
+use roam_sdn::model::{Generation, Mac};
 use roam_snapshot::page::PAGE_BYTES;
 use roam_snapshot::protocol::target::TargetEvent;
 use roam_snapshot::protocol::{Offer, Reason, ReasonCode, SessionId};
 
+use super::mark::Mark;
 use super::offer::GuestOffer;
 use super::sessions::Session;
 use super::view;
-use super::{Going, Migrator, reason};
+use super::{Going, Migrator, hold, reason};
 use crate::ambient::{monotonic_ns, now_ms};
-use crate::api::{Direction, MigrationState};
+use crate::api::{Direction, GuestName, MigrationState};
 use crate::engine::ModuleHash;
 use crate::host::HostError;
 use crate::host::error::in_full;
@@ -23,10 +27,13 @@ use crate::host::migrations::Entry;
 use crate::host::overlay::{Desk, Overlay};
 use crate::host::record::{GuestId, Record, Standing};
 use crate::host::supervisor::{Begin, Supervised, Worker, clear, end_stranger, start_waiting};
-use crate::worker::{Hold, WorkerLayout};
+use crate::worker::{Hold, ImageMap, WorkerLayout};
 
 /// Memory that stays free on a host that takes a guest, bytes.
 const FREE_BYTES_MIN: u64 = 64 << 20;
+/// How long an earlier migration of the same guest may take to clear away what it leaves, and how often that is looked at.
+const CLEARING_MAX: Duration = Duration::from_secs(2);
+const CLEARING_PAUSE: Duration = Duration::from_millis(5);
 
 impl Migrator {
     /// Whether this host can have a guest; its name and addresses are kept for it.
@@ -48,10 +55,10 @@ impl Migrator {
             return no(ReasonCode::Incompatible, format!("the guest's ABI is {}, the target has {ours}", offer.abi));
         }
         let guest = GuestOffer::decode(&offer.guest).map_err(|error| reason(ReasonCode::Incompatible, &error))?;
-        let bytes = offer.shape.pages() * PAGE_BYTES as u64;
-        let free = free_memory_bytes().map_err(|error| reason(ReasonCode::Internal, &error))?;
-        if bytes.saturating_add(FREE_BYTES_MIN) > free {
-            return no(ReasonCode::Room, format!("the guest has {bytes} bytes of memory, the target has {free} free"));
+        match self.has_room(offer.shape.pages() * PAGE_BYTES as u64) {
+            Ok(()) => {}
+            Err(error @ HostError::NoRoom { .. }) => return Err(reason(ReasonCode::Room, &error)),
+            Err(error) => return Err(reason(ReasonCode::Internal, &error)),
         }
         if self.shared.overlay.is_some() != guest.generation.is_some() {
             let message = format!(
@@ -62,9 +69,27 @@ impl Migrator {
         if let Some(away) = self.shared.overlay.as_ref().and_then(|overlay| overlay.view().away) {
             return no(ReasonCode::Ownership, format!("the target does not follow the controller: {away}"));
         }
-        let place = self.guests.reserve_arriving(&self.shared, guest.placed_spec());
-        let place = place.map_err(|error| reason(code(&error), &error))?;
+        let place = self.place(&guest).map_err(|error| reason(code(&error), &error))?;
         Ok((guest, place))
+    }
+
+    /// Name and addresses for a guest, once what an earlier migration of it leaves is cleared away: half a guest of a
+    /// broken attempt, or all of one that has just gone from here.
+    fn place(&self, guest: &GuestOffer) -> Result<Reservation, HostError> {
+        let deadline = Instant::now() + CLEARING_MAX;
+        while self.shared.migrations.is_under_way(guest.name()) && Instant::now() < deadline {
+            thread::sleep(CLEARING_PAUSE);
+        }
+        self.guests.reserve_arriving(&self.shared, guest.placed_spec())
+    }
+
+    /// Whether so much more memory may be used here.
+    pub(in crate::host) fn has_room(&self, bytes: u64) -> Result<(), HostError> {
+        let free_bytes = free_memory_bytes().map_err(HostError::io("looking how much memory is free"))?;
+        if bytes.saturating_add(FREE_BYTES_MIN) > free_bytes {
+            return Err(HostError::NoRoom { bytes, free_bytes });
+        }
+        Ok(())
     }
 
     pub(super) fn begin_incoming(
@@ -81,7 +106,7 @@ impl Migrator {
             to: &self.shared.config.name,
             plan: offer.plan,
         };
-        self.shared.migrations.begin(self.view(&going, Direction::Incoming)).ok()
+        self.shared.migrations.begin(view::begun(&going, Direction::Incoming)).ok()
     }
 
     pub(super) fn end_incoming(&self, entry: Entry, result: Result<(), Reason>) {
@@ -92,11 +117,15 @@ impl Migrator {
         });
     }
 
-    /// A worker that waits for its state, with its network.
-    pub(super) fn start_waiting(&self, record: &Record) -> Result<(Arc<Worker>, Hold, WorkerLayout), Reason> {
+    /// A worker that waits for its state, with its network; it has mapped that image, if there is one.
+    pub(in crate::host) fn start_waiting(
+        &self,
+        record: &Record,
+        image: Option<(&ImageMap, BorrowedFd<'_>)>,
+    ) -> Result<(Arc<Worker>, Hold, WorkerLayout), Reason> {
         let started = self.handle.block_on(async {
             self.shared.put(record).await?;
-            start_waiting(&self.shared, record).await
+            start_waiting(&self.shared, record, image).await
         });
         let worker = match started {
             Ok(worker) => worker,
@@ -124,7 +153,7 @@ impl Migrator {
     }
 
     /// Ends a worker that waits, and forgets the guest: it is never polled here.
-    pub(super) fn discard(&self, record: &Record, worker: &Worker) {
+    pub(in crate::host) fn discard(&self, record: &Record, worker: &Worker) {
         if let Some(overlay) = &self.shared.overlay {
             overlay.port(record.network.mac, None);
             overlay.forgo(record.network.mac);
@@ -137,15 +166,27 @@ impl Migrator {
         self.forget(record);
     }
 
-    /// Notes that the guest is about to be polled here.
-    pub(super) fn note_come(&self, id: GuestId) -> io::Result<()> {
-        std::fs::write(self.shared.layout.came(id), "")
+    /// Gives an address that was claimed for a guest that never comes to who has the guest.
+    pub(super) fn give_back(&self, mac: Mac, from: Generation, source: &str) {
+        let Ok(source) = source.parse::<GuestName>() else { return };
+        let shared = self.shared.clone();
+        self.handle.spawn(async move {
+            if let Some(overlay) = &shared.overlay {
+                overlay.give_back(mac, from, source).await;
+            }
+        });
+    }
+
+    /// What will say that the guest is about to be polled here.
+    pub(in crate::host) fn will_come(&self, id: GuestId) -> io::Result<Mark> {
+        Mark::make(&self.shared.layout.came(id))
     }
 
     fn forget(&self, record: &Record) {
         self.handle.block_on(async {
             clear(&self.shared, record.id).await;
-            if let Err(error) = self.shared.forget(record.id).await {
+            // In its own session it never was here.
+            if let Err(error) = self.shared.forget_gone(record.id, None).await {
                 tracing::error!(guest = %record.spec.name, error = in_full(&error), "a guest that did not come stays on record");
             }
         });
@@ -208,6 +249,9 @@ fn code(error: &HostError) -> ReasonCode {
 
 /// What the kernel says could be used without swapping (proc(5), `MemAvailable`).
 fn free_memory_bytes() -> io::Result<u64> {
+    if let Some(bytes) = hold::free_memory_bytes() {
+        return Ok(bytes);
+    }
     let text = std::fs::read_to_string("/proc/meminfo")?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());

@@ -64,7 +64,7 @@ pub(super) fn listen(migrator: &Arc<Migrator>, listener: &TcpListener) {
 
 /// Hears what a connection is for.
 fn serve(migrator: &Arc<Migrator>, stream: TcpStream) -> Result<(), ChannelError> {
-    let mut channel = Channel::accept(stream, migrator.port()?.server.clone())?;
+    let mut channel = Channel::accept(stream, super::port(&migrator.shared)?.server.clone())?;
     let hello = settle::receive(&mut channel, HELLO_LIMIT)?;
     let Message::Hello { session, greeting, .. } = hello else { return Err(ChannelError::Closed) };
     if greeting == Greeting::Settle {

@@ -16,16 +16,18 @@ use crate::worker::WorkerLayout;
 
 /// The memories of one guest, and a digest of each page: at the source of what the target has, as it was sent there; at
 /// the target of what is there.
-pub(super) struct Memories {
+pub(in crate::host) struct Memories {
     pid: Pid,
     remote: RemoteMemory,
-    pub(super) regions: Vec<Region>,
-    pub(super) digest: Digest,
+    /// What may have content that was never touched.
+    unseen: PageSet,
+    pub(in crate::host) regions: Vec<Region>,
+    pub(in crate::host) digest: Digest,
 }
 
 /// Why memory could not be read or written.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum MemoryError {
+pub enum MemoryError {
     /// The worker has ended, or has no such memory.
     #[error(transparent)]
     Remote(#[from] RemoteError),
@@ -39,7 +41,7 @@ pub(super) enum MemoryError {
 
 impl Memories {
     /// Of the worker with that id.
-    pub(super) fn new(pid: u32, layout: &WorkerLayout) -> Self {
+    pub(in crate::host) fn new(pid: u32, layout: &WorkerLayout) -> Self {
         let pid = Pid::from_raw(pid.cast_signed());
         let regions = (0..).map(MemoryIndex).zip(&layout.memories).map(|(memory, it)| Region {
             memory,
@@ -47,32 +49,36 @@ impl Memories {
             bytes: it.bytes,
             mapped_bytes: it.mapped_bytes,
         });
-        Self { pid, remote: RemoteMemory::new(pid), regions: regions.collect(), digest: Digest::default() }
+        let mut unseen = PageSet::default();
+        for (memory, it) in (0..).map(MemoryIndex).zip(&layout.memories) {
+            unseen.insert(PageRange { memory, first: PageIndex(0), count: pages(it.unseen_bytes) });
+        }
+        Self { pid, remote: RemoteMemory::new(pid), unseen, regions: regions.collect(), digest: Digest::default() }
     }
 
     /// Their sizes in pages.
-    pub(super) fn shape(&self) -> Shape {
+    pub(in crate::host) fn shape(&self) -> Shape {
         Shape(self.regions.iter().map(|region| pages(region.bytes)).collect())
     }
 
     /// Bytes of all of them.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(in crate::host) fn bytes(&self) -> u64 {
         self.regions.iter().map(|region| region.bytes).sum()
     }
 
     /// They have grown to that many bytes each.
-    pub(super) fn resize(&mut self, bytes: &[u64]) {
+    pub(in crate::host) fn resize(&mut self, bytes: &[u64]) {
         self.regions.iter_mut().zip(bytes).for_each(|(region, bytes)| region.bytes = *bytes);
         self.digest.grow(&self.shape());
     }
 
     /// What finds out which of their pages are written.
-    pub(super) fn tracker(&self, userfault: Option<OwnedFd>) -> Choice {
+    pub(in crate::host) fn tracker(&self, userfault: Option<OwnedFd>) -> Choice {
         dirty::choose(self.pid, userfault)
     }
 
     /// The target has these, if there are such pages.
-    pub(super) fn has(&mut self, base: &[BasePage]) {
+    pub(in crate::host) fn has(&mut self, base: &[BasePage]) {
         let shape = self.shape();
         self.digest.grow(&shape);
         for page in base {
@@ -83,8 +89,15 @@ impl Memories {
         }
     }
 
-    /// Adds the pages that were ever touched, of a guest that stands still.
-    pub(super) fn touched(&self, into: &mut PageSet) -> Result<(), MemoryError> {
+    /// The pages that may have content though nobody has touched them, and page tables do not show them: of an image that
+    /// the guest was restored from. A tracker does not tell of them either, until they are written.
+    pub(in crate::host) fn unseen(&self) -> &PageSet {
+        &self.unseen
+    }
+
+    /// Adds the pages that were ever touched or are [unseen](Self::unseen), of a guest that stands still.
+    pub(in crate::host) fn touched(&self, into: &mut PageSet) -> Result<(), MemoryError> {
+        into.union(&self.unseen);
         let mut pagemap = Pagemap::open(self.pid).map_err(MemoryError::Pagemap)?;
         for region in &self.regions {
             let page = |address: u64| pages(address - region.address);
@@ -103,8 +116,9 @@ impl Memories {
     }
 
     /// What a guest that waits has in its memories that is no zero page: of what was touched, and of what its modules may
-    /// have given it. What is more than can be told is not in the list.
-    pub(super) fn base(&mut self, layout: &WorkerLayout) -> Result<Vec<BasePage>, MemoryError> {
+    /// have given it. What is more than can be told is made zero: the source takes a page it is not told of to be so, and
+    /// would not send one that its guest has zeroed.
+    pub(in crate::host) fn base(&mut self, layout: &WorkerLayout) -> Result<Vec<BasePage>, MemoryError> {
         let mut wanted = PageSet::default();
         self.touched(&mut wanted)?;
         for (memory, it) in (0..).map(MemoryIndex).zip(&layout.memories) {
@@ -112,7 +126,7 @@ impl Memories {
             wanted.insert(PageRange { memory, first: PageIndex(0), count });
         }
         self.digest.grow(&self.shape());
-        let mut base = Vec::new();
+        let (mut base, mut untold) = (Vec::new(), PageSet::default());
         let mut bytes = vec![0; BATCH_PAGES_MAX as usize * PAGE_BYTES];
         for range in wanted.ranges(BATCH_PAGES_MAX) {
             let bytes = &mut bytes[..range.bytes() as usize];
@@ -124,19 +138,31 @@ impl Memories {
                 page,
                 digest: self.digest.get(range.memory, page).0,
             };
+            let told = found.len().min(BASE_PAGES_MAX - base.len());
+            for page in found.split_off(told) {
+                untold.insert(PageRange { memory: range.memory, first: page, count: 1 });
+            }
             base.extend(found.into_iter().map(of));
         }
-        base.truncate(BASE_PAGES_MAX);
+        self.zero(&untold)?;
         Ok(base)
     }
 
+    fn zero(&mut self, pages: &PageSet) -> Result<(), MemoryError> {
+        let zeros = vec![0; BATCH_PAGES_MAX as usize * PAGE_BYTES];
+        for range in pages.ranges(BATCH_PAGES_MAX) {
+            self.write(&[range], &zeros[..range.bytes() as usize])?;
+        }
+        Ok(())
+    }
+
     /// Reads pages, one range after the other.
-    pub(super) fn read(&self, ranges: &[PageRange], bytes: &mut [u8]) -> Result<(), MemoryError> {
+    pub(in crate::host) fn read(&self, ranges: &[PageRange], bytes: &mut [u8]) -> Result<(), MemoryError> {
         Ok(self.remote.read_ranges(&self.places(ranges)?, bytes)?)
     }
 
     /// Writes pages.
-    pub(super) fn write(&mut self, ranges: &[PageRange], bytes: &[u8]) -> Result<(), MemoryError> {
+    pub(in crate::host) fn write(&mut self, ranges: &[PageRange], bytes: &[u8]) -> Result<(), MemoryError> {
         self.remote.write_ranges(&self.places(ranges)?, bytes)?;
         let mut rest = bytes;
         for range in ranges {
@@ -149,7 +175,7 @@ impl Memories {
 
     /// Of pages that were read, keeps those the target does not have like this, at the front; which, and how many. From now
     /// on it counts as having them.
-    pub(super) fn keep_news(&mut self, ranges: &[PageRange], bytes: &mut [u8]) -> (Vec<PageRange>, usize) {
+    pub(in crate::host) fn keep_news(&mut self, ranges: &[PageRange], bytes: &mut [u8]) -> (Vec<PageRange>, usize) {
         let (mut news, mut kept, mut from) = (Vec::<PageRange>::new(), 0, 0);
         for range in ranges {
             let start = from;

@@ -12,7 +12,7 @@
 //! no part in copying: its memory is read and written from outside.
 //!
 //! In reading order: `listen`, `source`, `target` (events and commands), `channel`, `memory`, `frames`, `log`, `offer`,
-//! `sessions` and `handover` (what outlives a connection and a daemon), `settle` (asking afterwards).
+//! `sessions`, `handover` and `mark` (what outlives a connection and a daemon), `settle` (asking afterwards).
 
 mod channel;
 mod departure;
@@ -23,6 +23,7 @@ mod hold;
 mod incoming;
 mod listen;
 mod log;
+mod mark;
 mod memory;
 mod module;
 mod offer;
@@ -44,25 +45,33 @@ use std::time::Duration;
 
 use nix::sys::socket::Shutdown;
 use roam_snapshot::plan::PlanName;
-use roam_snapshot::protocol::{Phase, Reason, ReasonCode, SessionId, Standing};
+use roam_snapshot::protocol::{Reason, ReasonCode, SessionId, Standing};
 use roam_snapshot::sys::pidfd;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::runtime::Handle;
 
 pub(super) use departure::Departure;
-pub(super) use outgoing::{Ended, Leave};
+pub(super) use fault::wait_for;
+pub(super) use frames::Frames;
+pub(super) use handover::Handover;
+pub(super) use hold::at as hold_at;
+pub(super) use mark::Mark;
+pub(super) use memory::Memories;
+pub use memory::MemoryError;
+pub(super) use offer::GuestOffer;
+pub use offer::OfferError;
+pub(super) use outgoing::{Ended, Grip, Leave, Left};
 pub(super) use sessions::Sessions;
+pub(super) use settle::settled;
 
-use self::frames::Frames;
-use self::handover::Handover;
-use super::OpenError;
 use super::guests::Guests;
+use super::layout::is_full;
 use super::record::{Record, Standing as RecordStanding};
 use super::shared::Shared;
 use super::supervisor::Worker;
-use crate::ambient::now_ms;
-use crate::api::{Direction, GuestName, MigrationProgress, MigrationState, MigrationView};
-use crate::cert::migration_configs;
+use super::{HostError, OpenError};
+use crate::api::GuestName;
+use crate::cert::{TlsFiles, migration_configs};
 use crate::worker::{Hold, HoldError, WorkerLayout};
 
 /// How long a worker may take to answer while its guest runs: a poll may take its whole budget, and this besides.
@@ -70,18 +79,30 @@ const HOLD_SPARE: Duration = Duration::from_secs(5);
 
 /// Moves guests of one host.
 pub(super) struct Migrator {
-    shared: Arc<Shared>,
-    guests: Arc<Guests>,
-    port: Option<Port>,
-    handle: Handle,
+    pub(super) shared: Arc<Shared>,
+    pub(super) guests: Arc<Guests>,
+    pub(super) handle: Handle,
     closed: AtomicBool,
     listener: OnceLock<TcpListener>,
 }
 
 /// What it takes to speak to other hosts.
-struct Port {
+pub(super) struct Port {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
+}
+
+impl Port {
+    pub(super) fn open(files: &TlsFiles) -> Result<Self, OpenError> {
+        let (client, server) = migration_configs(files)?;
+        Ok(Self { client, server })
+    }
+}
+
+/// The way to other hosts.
+fn port(shared: &Shared) -> Result<&Port, io::Error> {
+    let none = || io::Error::new(io::ErrorKind::Unsupported, "this host has no migration port");
+    shared.port.as_ref().ok_or_else(none)
 }
 
 /// A reason that a peer may be told.
@@ -89,21 +110,23 @@ fn reason(code: ReasonCode, error: &(dyn Error + 'static)) -> Reason {
     Reason::new(code, crate::sentence::sentence(error))
 }
 
+/// A reason of something that could not be put on disk.
+fn unwritten(doing: &'static str, error: io::Error) -> Reason {
+    let code = if is_full(&error) { ReasonCode::Room } else { ReasonCode::Internal };
+    reason(code, &HostError::io(doing)(error))
+}
+
 impl Migrator {
     /// Opens the port, if there is to be one. Takes no connections yet.
     pub(super) fn open(shared: Arc<Shared>, guests: Arc<Guests>) -> Result<Arc<Self>, OpenError> {
-        let (mut port, listener) = (None, OnceLock::new());
-        if let Some(tls) = &shared.config.tls {
-            let (client, server) = migration_configs(tls)?;
-            port = Some(Port { client, server });
-        }
+        let listener = OnceLock::new();
         if let Some(listen) = shared.config.migrate {
             let bound = TcpListener::bind(listen);
             let bound = bound.map_err(|source| OpenError::MigrationPort { listen, source })?;
             let _ = listener.set(bound);
         }
         let (handle, closed) = (Handle::current(), AtomicBool::new(false));
-        Ok(Arc::new(Self { shared, guests, port, handle, closed, listener }))
+        Ok(Arc::new(Self { shared, guests, handle, closed, listener }))
     }
 
     /// Takes up what the last daemon left undecided, then begins to take connections.
@@ -137,11 +160,6 @@ impl Migrator {
         self.closed.load(Ordering::Relaxed)
     }
 
-    fn port(&self) -> Result<&Port, io::Error> {
-        let none = || io::Error::new(io::ErrorKind::Unsupported, "this host has no migration port");
-        self.port.as_ref().ok_or_else(none)
-    }
-
     /// What became of a session that came here, or is coming.
     fn standing(&self, session: SessionId) -> Standing {
         let text = sessions::text(session);
@@ -154,7 +172,8 @@ impl Migrator {
 
     /// Whether a guest that came from another host was ever polled here.
     fn has_come(&self, record: &Record) -> bool {
-        record.standing != RecordStanding::Arriving || self.shared.layout.came(record.id).exists()
+        record.standing != RecordStanding::Arriving
+            || matches!(Mark::read(&self.shared.layout.came(record.id)), Ok(Some(_)))
     }
 
     /// Takes hold of a guest's worker, and hears where everything is there.
@@ -169,28 +188,16 @@ impl Migrator {
         Ok((hold, layout))
     }
 
+    /// All that it takes to read or write a guest from outside.
+    pub(super) fn grip(&self, hold: Hold, layout: WorkerLayout, record: &Record, worker: &Worker) -> io::Result<Grip> {
+        let memories = Memories::new(worker.pid(), &layout);
+        let frames = self.frames(worker, &layout, record)?;
+        Ok(Grip { hold, layout, memories, frames })
+    }
+
     /// The TAP of a guest whose worker takes no frames.
     fn frames(&self, worker: &Worker, layout: &WorkerLayout, record: &Record) -> io::Result<Frames> {
         Frames::open(pidfd::getfd(worker.process.bell(), layout.tap)?, &record.network.tap)
-    }
-
-    /// A migration that begins.
-    fn view(&self, what: &Going<'_>, direction: Direction) -> MigrationView {
-        MigrationView {
-            id: sessions::text(what.session),
-            guest: what.guest.clone(),
-            direction,
-            from: what.from.to_owned(),
-            to: what.to.to_owned(),
-            plan: what.plan,
-            state: MigrationState::Running,
-            phase: Phase::Initiate,
-            began_ms: now_ms(),
-            ended_ms: None,
-            progress: MigrationProgress::default(),
-            reason: None,
-            report: None,
-        }
     }
 }
 

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 use crate::api::{GuestName, GuestSpec, NetworkView};
 use crate::host::record::Record;
 
-/// Travels in [`roam_snapshot::protocol::Offer::guest`], as JSON: hosts of different versions read each other's, and
+/// Travels in [`roam_snapshot::protocol::Offer::guest`], and stands in [`roam_snapshot::image::Meta::guest`], as JSON: hosts of different versions read each other's, and
 /// refuse fields they do not know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct GuestOffer {
+pub(in crate::host) struct GuestOffer {
     /// As it was deployed.
     spec: GuestSpec,
     /// Where it is in the network, and stays.
@@ -26,10 +26,10 @@ pub(super) struct GuestOffer {
 /// Why a description was not understood.
 #[derive(Debug, thiserror::Error)]
 #[error("the guest is described in a way this host does not understand")]
-pub(super) struct OfferError(#[from] serde_json::Error);
+pub struct OfferError(#[from] serde_json::Error);
 
 impl GuestOffer {
-    pub(super) fn of(record: &Record) -> Self {
+    pub(in crate::host) fn of(record: &Record) -> Self {
         Self {
             spec: record.spec.clone(),
             network: record.network.clone(),
@@ -43,22 +43,23 @@ impl GuestOffer {
         &self.spec.name
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(in crate::host) fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a description is plain data")
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, OfferError> {
+    pub(in crate::host) fn decode(bytes: &[u8]) -> Result<Self, OfferError> {
         Ok(serde_json::from_slice(bytes)?)
     }
 
     /// What to ask a host's addresses for so that the guest has the same place there.
-    pub(super) fn placed_spec(&self) -> GuestSpec {
+    pub(in crate::host) fn placed_spec(&self) -> GuestSpec {
         GuestSpec {
             ip: self.network.ip,
             ip6: self.network.ip6,
             mac: Some(self.network.mac),
             gateway: self.network.gateway,
             gateway6: self.network.gateway6,
+            mtu: Some(self.network.mtu),
             ..self.spec.clone()
         }
     }

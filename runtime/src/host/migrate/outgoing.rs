@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use roam_sdn::model::Generation;
 use roam_snapshot::dirty::DirtyLog;
 use roam_snapshot::plan::{Limits, PlanName};
 use roam_snapshot::protocol::source::{Outcome, Reclaim, Source, SourceConfig, SourceEvent};
@@ -14,19 +15,21 @@ use tokio::sync::oneshot;
 use super::channel::{Channel, ChannelError};
 use super::departure::Departure;
 use super::frames::Frames;
-use super::handover::Handover;
+use super::handover::{Handover, Said};
 use super::log::LogTail;
+use super::mark::Mark;
 use super::memory::Memories;
 use super::offer::GuestOffer;
 use super::source::{Leaving, Times};
-use super::{Going, Migrator, reason};
-use crate::ambient::{now_ms, random};
+use super::{Going, Migrator, port, reason, settle, unwritten, view};
+use crate::ambient::{boot_id, now_ms, random};
 use crate::api::{Direction, MigrateRequest, MigrationReport, MigrationState, MigrationView};
 use crate::host::HostError;
 use crate::host::layout;
 use crate::host::migrations::Entry;
 use crate::host::overlay::{Grant, Overlay};
 use crate::host::record::Record;
+use crate::host::shared::Shared;
 use crate::host::supervisor::{Supervised, Worker};
 use crate::sys::process::prefer_thread;
 use crate::worker::{Hold, WorkerLayout};
@@ -40,16 +43,41 @@ pub(in crate::host) type Leave =
 
 /// How it ended, for the guest's task, which lets go of the other when all that follows is done.
 pub(in crate::host) struct Ended {
-    pub(in crate::host) outcome: Outcome,
+    pub(in crate::host) left: Left,
+    /// That of a guest that stays, if its address had to be asked for again.
+    pub(in crate::host) generation: Option<Generation>,
     pub(in crate::host) done: oneshot::Sender<()>,
 }
 
-/// What the source's hands need of a worker.
-struct Grip {
-    hold: Hold,
-    layout: WorkerLayout,
-    memories: Memories,
-    frames: Frames,
+/// What is to become of a guest that was lent to a migration or a checkpoint.
+#[derive(Clone, Debug)]
+pub(in crate::host) enum Left {
+    /// It is another host's.
+    Moved,
+    /// It goes on here, if its worker has not ended.
+    Stays,
+    /// Its address is another host's.
+    Fenced(Reason),
+    /// It is frozen, and an image of it is safe: it ends. What there is to say of that.
+    Kept(String),
+}
+
+impl From<&Outcome> for Left {
+    fn from(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Moved => Self::Moved,
+            Outcome::Stayed(_) | Outcome::Ended => Self::Stays,
+            Outcome::Fenced(reason) => Self::Fenced(reason.clone()),
+        }
+    }
+}
+
+/// What it takes to read a guest from outside its worker.
+pub(in crate::host) struct Grip {
+    pub(in crate::host) hold: Hold,
+    pub(in crate::host) layout: WorkerLayout,
+    pub(in crate::host) memories: Memories,
+    pub(in crate::host) frames: Frames,
 }
 
 /// How a source begins.
@@ -57,6 +85,7 @@ struct Start {
     machine: Source,
     channel: Option<Channel>,
     first: SourceEvent,
+    said: Said,
     bandwidth_bytes_per_s: Option<u64>,
 }
 
@@ -96,7 +125,7 @@ impl Migrator {
     }
 
     fn find_target(&self, request: &MigrateRequest) -> Result<SocketAddr, HostError> {
-        if self.port.is_none() {
+        if self.shared.port.is_none() {
             return Err(HostError::NoMigrations);
         }
         let known = || self.shared.overlay.as_ref()?.migration_address(&request.to);
@@ -118,6 +147,7 @@ impl Migrator {
             at,
             generation: record.generation,
             incarnation: self.shared.overlay.as_ref().and_then(Overlay::incarnation),
+            boot: boot_id(),
         };
         let (entry, departure) = self.begin_outgoing(record, &handover, request.plan)?;
         let view = entry.view();
@@ -157,24 +187,31 @@ impl Migrator {
         let (plan, controlled) = (request.plan.plan(limits), self.shared.overlay.is_some());
         let machine = Source::new(SourceConfig { session, offer, plan, limits, controlled }, 0);
         let link = |error: ChannelError| reason(ReasonCode::Link, &error);
-        let client = self.port().map_err(|error| link(error.into()))?.client.clone();
+        let client = port(&self.shared).map_err(|error| link(error.into()))?.client.clone();
         let channel = Channel::connect(at, request.to.as_str(), client).map_err(link)?;
         let bandwidth_bytes_per_s = request.bandwidth_bytes_per_s;
-        Ok(Start { machine, channel: Some(channel), first: SourceEvent::Connected, bandwidth_bytes_per_s })
+        let (channel, first, said) = (Some(channel), SourceEvent::Connected, Said::Nothing);
+        Ok(Start { machine, channel, first, said, bandwidth_bytes_per_s })
     }
 
-    /// Settles what became of a guest whose daemon was ended while it may have been the target's.
+    /// Settles whose a guest is whose daemon was ended while it was being moved.
     pub(super) fn doubt(self: &Arc<Self>, handover: Handover) -> Leave {
         let migrator = self.clone();
         Box::new(move |record, worker| {
             // Which it was is of no importance any more.
             let plan = PlanName::PreCopy;
             let begun = migrator.begin_outgoing(record, &handover, plan).and_then(|(entry, departure)| {
-                tracing::warn!(guest = %record.spec.name, to = %handover.to, "it is in doubt who has this guest; that is being settled");
                 let session = handover.session;
+                let said = handover.said(&migrator.shared.layout.handed(record.id));
+                if said == Said::Token {
+                    tracing::warn!(guest = %record.spec.name, to = %handover.to, "it is in doubt who has this guest; that is being settled");
+                }
                 let start = move |migrator: &Migrator, _: &Grip| {
-                    let machine = Source::in_doubt(session, migrator.shared.overlay.is_some(), 0);
-                    Ok(Start { machine, channel: None, first: SourceEvent::Tick, bandwidth_bytes_per_s: None })
+                    let machine = match said {
+                        Said::Token => Source::in_doubt(session, migrator.shared.overlay.is_some(), 0),
+                        Said::Claim | Said::Nothing => Source::back(session, 0),
+                    };
+                    Ok(Start { machine, channel: None, first: SourceEvent::Tick, said, bandwidth_bytes_per_s: None })
                 };
                 let outcome = migrator.on_thread(record, worker, handover, entry, departure.clone(), start)?;
                 Ok((departure, outcome))
@@ -192,14 +229,7 @@ impl Migrator {
         plan: PlanName,
     ) -> Result<(Entry, Departure), HostError> {
         let departure = Departure::new().map_err(HostError::io("making a migration's bell"))?;
-        let going = Going {
-            session: handover.session,
-            guest: &record.spec.name,
-            from: &self.shared.config.name,
-            to: handover.to.as_str(),
-            plan,
-        };
-        let entry = self.shared.migrations.begin(self.view(&going, Direction::Outgoing))?;
+        let entry = begin(&self.shared, record, handover, plan)?;
         let (cancelled, bell) = (entry.cancelled(), departure.clone());
         self.handle.spawn(async move {
             if cancelled.await {
@@ -225,38 +255,43 @@ impl Migrator {
             prefer_thread();
             let held = migrator.take_hold(&record, &worker);
             let started = held.and_then(|grip| start(&migrator, &grip).map(|start| (grip, start)));
-            let (ended, report, entry) = match started {
+            let (ended, report, entry, generation) = match started {
                 Ok((grip, start)) => {
                     let leaving = migrator.leaving(&record, worker, &handover, entry, departure, (grip, start));
-                    let (ended, report, entry, token_written) = leaving.run();
+                    let (ended, report, entry, said) = leaving.run();
                     match ended {
-                        Outcome::Stayed(_) if token_written => {
-                            let ended = migrator.regain(&record, &handover, ended);
+                        // With its address, whether it goes on or is to be started anew.
+                        Outcome::Stayed(_) | Outcome::Ended if said > Said::Nothing => {
+                            let (ended, generation) = migrator.regain(&record, &handover, ended);
                             migrator.forget_handover(&record);
-                            (ended, report, entry)
+                            (ended, report, entry, generation)
                         }
-                        _ => (ended, report, entry),
+                        Outcome::Ended => {
+                            migrator.forget_handover(&record);
+                            (ended, report, entry, None)
+                        }
+                        _ => (ended, report, entry, None),
                     }
                 }
-                Err(why) => (Outcome::Stayed(why), MigrationReport::default(), entry),
+                Err(why) => (Outcome::Stayed(why), MigrationReport::default(), entry, None),
             };
             let (done, all_done) = oneshot::channel();
-            if sender.send(Ended { outcome: ended.clone(), done }).is_ok() {
+            if sender.send(Ended { left: Left::from(&ended), generation, done }).is_ok() {
                 // It ends without a word: when the task is through, or the host goes down.
                 let _ = migrator.handle.block_on(all_done);
             }
             // Who sees it over finds things as it says.
-            migrator.end_outgoing(entry, &ended, report);
+            end(entry, &ended, report);
         };
         thread::Builder::new().name("leaving".into()).spawn(run).map_err(HostError::io("starting a migration"))?;
         Ok(outcome)
     }
 
-    fn take_hold(&self, record: &Record, worker: &Arc<Worker>) -> Result<Grip, Reason> {
+    /// Takes hold of a worker that serves. Whatever a checkpoint left armed there for the next one ends first.
+    pub(in crate::host) fn take_hold(&self, record: &Record, worker: &Arc<Worker>) -> Result<Grip, Reason> {
+        self.shared.checkpoints.forget(record.id);
         let (hold, layout) = self.hold(record, worker)?;
-        let memories = Memories::new(worker.pid(), &layout);
-        let frames = self.frames(worker, &layout, record).map_err(|error| reason(ReasonCode::Internal, &error))?;
-        Ok(Grip { hold, layout, memories, frames })
+        self.grip(hold, layout, record, worker).map_err(|error| reason(ReasonCode::Internal, &error))
     }
 
     fn leaving(
@@ -274,8 +309,8 @@ impl Migrator {
             log: LogTail::open(&self.shared.layout.guest(record.id)),
             record: record.clone(),
             worker,
-            // One that is in doubt does not know.
-            token_written: start.channel.is_none(),
+            said: start.said,
+            mark: None,
             machine: start.machine,
             bandwidth_bytes_per_s: start.bandwidth_bytes_per_s,
             handover: handover.clone(),
@@ -300,65 +335,70 @@ impl Migrator {
         }
     }
 
-    fn end_outgoing(&self, entry: Entry, outcome: &Outcome, report: MigrationReport) {
-        let failed = |why: &Reason| Some(super::view::reason(why));
-        let (state, reason) = match outcome {
-            Outcome::Moved => (MigrationState::Done, None),
-            Outcome::Stayed(why) | Outcome::Fenced(why) => (MigrationState::Failed, failed(why)),
-            Outcome::Ended => {
-                let why = Reason::new(ReasonCode::Worker, "the guest ended while it was being moved".to_owned());
-                (MigrationState::Failed, failed(&why))
-            }
-        };
-        entry.finish(|view| {
-            view.progress.bytes_on_wire = report.bytes_on_wire;
-            (view.state, view.reason, view.ended_ms) = (state, reason, Some(now_ms()));
-            view.report = (state == MigrationState::Done).then_some(report);
-        });
-    }
-
     /// A guest that was handed back serves already; its address follows, however long that takes.
-    fn regain(&self, record: &Record, handover: &Handover, outcome: Outcome) -> Outcome {
-        while self.shared.overlay.is_some() && !self.is_closed() {
-            match self.reclaim(record, handover, true) {
-                Reclaim::Granted => break,
-                Reclaim::Denied => {
+    fn regain(&self, record: &Record, handover: &Handover, outcome: Outcome) -> (Outcome, Option<Generation>) {
+        let (Some(overlay), Some(from)) = (&self.shared.overlay, handover.generation) else { return (outcome, None) };
+        while !self.is_closed() {
+            match self.handle.block_on(overlay.take_back(record.network.mac, from, &handover.to)) {
+                Grant::Granted(generation) => return (outcome, Some(generation)),
+                Grant::Denied(_) => {
                     let why = "the guest came back, but its address is another host's by now".to_owned();
-                    return Outcome::Fenced(Reason::new(ReasonCode::Ownership, why));
+                    return (Outcome::Fenced(Reason::new(ReasonCode::Ownership, why)), None);
                 }
-                Reclaim::Unknown => thread::sleep(REGAIN_PAUSE),
+                Grant::Unknown(_) => thread::sleep(REGAIN_PAUSE),
             }
         }
-        outcome
+        (outcome, None)
     }
 
-    /// On disk before the guest is stopped.
-    pub(super) fn record_handover(&self, record: &Record, handover: &Handover) -> Result<(), Reason> {
-        let kept = handover.keep(&self.shared.layout.handover(record.id));
-        kept.map_err(|error| {
-            reason(if layout::is_full(&error) { ReasonCode::Room } else { ReasonCode::Internal }, &error)
-        })
+    /// On disk before anything is sent of the guest. The mark says how far it is from then on.
+    pub(super) fn record_handover(&self, record: &Record, handover: &Handover) -> Result<Mark, Reason> {
+        let mark = Mark::make(&self.shared.layout.handed(record.id));
+        let kept = mark.and_then(|mark| handover.keep(&self.shared.layout.handover(record.id)).map(|()| mark));
+        kept.map_err(|error| unwritten("noting at the source that the guest is being moved", error))
     }
 
     /// What is left after a crash is settled once more, and found to be settled.
     pub(super) fn forget_handover(&self, record: &Record) {
-        if let Err(error) = layout::remove(&self.shared.layout.handover(record.id)) {
+        let (handover, mark) = (self.shared.layout.handover(record.id), self.shared.layout.handed(record.id));
+        // In this order: a mark alone says nothing.
+        if let Err(error) = layout::remove(&handover).and_then(|()| layout::remove(&mark)) {
             tracing::warn!(guest = %record.spec.name, %error, "what is noted of a migration stays");
         }
     }
 
     /// Asks the controller for the guest's address: it is ours again, or never was another's.
     pub(super) fn reclaim(&self, record: &Record, handover: &Handover, never: bool) -> Reclaim {
-        let (Some(overlay), Some(from)) = (&self.shared.overlay, handover.generation) else { return Reclaim::Unknown };
-        let mac = record.network.mac;
-        let asking = async {
-            match handover.incarnation {
-                _ if never => overlay.take_back(mac, from, &handover.to).await,
-                Some(incarnation) => overlay.reclaim(mac, from, incarnation).await,
-                None => return Reclaim::Unknown,
-            }
-            .into()
-        };
-        self.handle.block_on(asking)
+        self.handle.block_on(settle::reclaim(&self.shared, record, handover, never))
     }
+}
+
+/// Of that record, to where the handover says.
+pub(super) fn begin(shared: &Shared, record: &Record, handover: &Handover, plan: PlanName) -> Result<Entry, HostError> {
+    let going = Going {
+        session: handover.session,
+        guest: &record.spec.name,
+        from: &shared.config.name,
+        to: handover.to.as_str(),
+        plan,
+    };
+    shared.migrations.begin(view::begun(&going, Direction::Outgoing))
+}
+
+/// For whom looks on.
+pub(super) fn end(entry: Entry, outcome: &Outcome, report: MigrationReport) {
+    let failed = |why: &Reason| Some(view::reason(why));
+    let (state, reason) = match outcome {
+        Outcome::Moved => (MigrationState::Done, None),
+        Outcome::Stayed(why) | Outcome::Fenced(why) => (MigrationState::Failed, failed(why)),
+        Outcome::Ended => {
+            let why = Reason::new(ReasonCode::Worker, "the guest ended while it was being moved".to_owned());
+            (MigrationState::Failed, failed(&why))
+        }
+    };
+    entry.finish(|view| {
+        view.progress.bytes_on_wire = report.bytes_on_wire;
+        (view.state, view.reason, view.ended_ms) = (state, reason, Some(now_ms()));
+        view.report = (state == MigrationState::Done).then_some(report);
+    });
 }

@@ -159,6 +159,8 @@ impl Sessions {
     /// A guest that came with it goes.
     pub(in crate::host) fn note_gone(&self, id: String) -> io::Result<()> {
         let mut gone = self.gone();
+        // Noted before, but not on disk.
+        gone.retain(|other| *other != id);
         gone.push(id);
         let surplus = gone.len().saturating_sub(GONE_MAX);
         gone.drain(..surplus);

@@ -16,8 +16,9 @@ use roam_snapshot::sys::pidfd;
 use super::channel::{Channel, ChannelError, Come};
 use super::fault::{Fault, wait_for};
 use super::frames::Frames;
-use super::handover::Handover;
+use super::handover::{Handover, Said};
 use super::log::LogTail;
+use super::mark::Mark;
 use super::memory::Memories;
 use super::{Departure, Migrator, hold, reason, settle};
 use crate::ambient::monotonic_ns;
@@ -25,13 +26,18 @@ use crate::api::MigrationReport;
 use crate::host::migrations::Entry;
 use crate::host::record::Record;
 use crate::host::supervisor::Worker;
+use crate::sys::process::hurry_thread;
 use crate::worker::{Frozen, Hold, WorkerLayout};
 
 /// How long frames are still waited for once the route leads to the target, and how long at most.
 const LINGER_QUIET: Duration = Duration::from_millis(30);
 const LINGER_MAX: Duration = Duration::from_millis(500);
+/// A round of so few pages is over in moments, and what is written meanwhile is sent in the blackout: it is hurried.
+pub(super) const HURRIED_PAGES_MAX: u64 = 2048;
+/// Most frames that are kept either way for a guest that comes back; far more than come in a blackout.
+const KEPT_FRAMES_MAX: usize = 8192;
 /// What is put together in the blackout before it is sent, bytes.
-const FLUSH_BYTES: u64 = 1 << 20;
+const FLUSH_BYTES: u64 = 128 << 10;
 /// Below this a link is slow enough for compression to pay, bytes a second.
 const FAST_LINK_BYTES_PER_S: u64 = 1_000_000_000;
 
@@ -58,8 +64,9 @@ pub(super) struct Leaving {
     pub(super) frozen: Option<Frozen>,
     /// Taken from the TAP while the guest was frozen, and not known to be at the target.
     pub(super) carried: Vec<Vec<u8>>,
-    /// Whether the target may have read the token.
-    pub(super) token_written: bool,
+    /// What the target may have read, and where that is noted.
+    pub(super) said: Said,
+    pub(super) mark: Option<Mark>,
     /// Came back from the target.
     pub(super) returned: Vec<Vec<u8>>,
     pub(super) forwards: bool,
@@ -79,8 +86,8 @@ pub(super) struct Times {
 }
 
 impl Leaving {
-    /// Until it is over: how, what it came to, and whether the token may have been read.
-    pub(super) fn run(mut self) -> (Outcome, MigrationReport, Entry, bool) {
+    /// Until it is over: how, what it came to, and what the target may have read.
+    pub(super) fn run(mut self) -> (Outcome, MigrationReport, Entry, Said) {
         loop {
             while let Some(event) = self.events.pop_front() {
                 let commands = self.machine.on(event, self.now_us());
@@ -88,10 +95,7 @@ impl Leaving {
                 for command in commands {
                     tracing::trace!(guest = %self.record.spec.name, ?command, "source");
                     if let SourceCommand::Finish(outcome) = command {
-                        if outcome == Outcome::Ended {
-                            self.migrator.forget_handover(&self.record);
-                        }
-                        return (self.told(outcome), self.report, self.entry, self.token_written);
+                        return (self.told(outcome), self.report, self.entry, self.said);
                     }
                     if let Err(fault) = self.obey(command) {
                         self.note(fault);
@@ -109,6 +113,12 @@ impl Leaving {
                 self.linger();
                 self.channel()?.say(&Message::Bye)?;
             }
+            // What is cancelled by now is not to cost the guest anything: its stop will be refused.
+            SourceCommand::Send(Message::Claim) if self.departure.is_cancelled() => {}
+            SourceCommand::Send(message @ Message::Claim) => {
+                self.note_said(Said::Claim)?;
+                self.channel()?.say(&message)?;
+            }
             SourceCommand::Send(message) => self.channel()?.say(&message)?,
             SourceCommand::SendModule => self.send_module()?,
             SourceCommand::Arm => self.arm()?,
@@ -118,15 +128,19 @@ impl Leaving {
             SourceCommand::RollBack => self.dirty.roll_back(),
             SourceCommand::Throttle(percent) => self.hold.throttle(percent)?,
             SourceCommand::Record => {
-                self.migrator.record_handover(&self.record, &self.handover)?;
+                self.mark = Some(self.migrator.record_handover(&self.record, &self.handover)?);
                 self.events.push_back(SourceEvent::Recorded);
             }
-            SourceCommand::Freeze => self.freeze()?,
+            SourceCommand::Freeze => {
+                hurry_thread(true);
+                self.freeze()?;
+            }
             SourceCommand::SendLast => self.send_last().map_err(|fault| self.before_token(fault))?,
             SourceCommand::Thaw => self.thaw()?,
             SourceCommand::Forward => self.forwards = true,
             SourceCommand::Ask => {
-                let standing = settle::ask(&self.migrator, &self.handover);
+                hurry_thread(false);
+                let standing = settle::ask(&self.migrator.shared, &self.handover);
                 self.events.push_back(SourceEvent::Answered(standing));
             }
             SourceCommand::Reclaim { never } => {
@@ -144,7 +158,7 @@ impl Leaving {
     /// A connection that was lost before the token was written leaves no doubt.
     fn before_token(&mut self, fault: Fault) -> Fault {
         match fault {
-            Fault::Link(error) if !self.token_written => {
+            Fault::Link(error) if self.said < Said::Token => {
                 self.channel = None;
                 Fault::Here(reason(ReasonCode::Link, &error))
             }
@@ -160,6 +174,15 @@ impl Leaving {
             }
             (outcome, _) => outcome,
         }
+    }
+
+    /// Leaves word of what is about to be said.
+    fn note_said(&mut self, said: Said) -> Result<(), Fault> {
+        if let Some(mark) = &self.mark {
+            said.note(mark)?;
+        }
+        self.said = said;
+        Ok(())
     }
 
     fn note(&mut self, fault: Fault) {
@@ -218,7 +241,7 @@ impl Leaving {
         let fds = [
             PollFd::new(bell, PollFlags::POLLIN),
             PollFd::new(ended, wanted(!self.departure.has_ended())),
-            PollFd::new(self.frames.bell(), wanted(self.forwards)),
+            PollFd::new(self.frames.bell(), wanted(self.forwards && self.takes_frames())),
             PollFd::new(channel, wanted(self.channel.is_some())),
         ];
         wait_for(fds, timeout)
@@ -241,7 +264,7 @@ impl Leaving {
     fn heard(&mut self, message: &Message) {
         match message {
             Message::Prepared { base, .. } => self.memories.has(base),
-            Message::Frame(frame) => self.returned.push(frame.clone()),
+            Message::Frame(frame) if self.returned.len() < KEPT_FRAMES_MAX => self.returned.push(frame.clone()),
             Message::Taken(timings) => self.taken(timings),
             Message::Switched { route_us } => {
                 self.report.route_us = *route_us;
@@ -268,6 +291,7 @@ impl Leaving {
         }
         let mut tracker = choice.tracker;
         tracker.arm(&self.memories.regions)?;
+        self.dirty.dirty().union(self.memories.unseen());
         self.tracker = Some(tracker);
         Ok(())
     }
@@ -290,6 +314,7 @@ impl Leaving {
             tracker.collect(&self.memories.digest, self.dirty.dirty())?;
         }
         let pages = self.dirty.take().clone();
+        hurry_thread(pages.count() <= HURRIED_PAGES_MAX);
         let shape = self.memories.shape();
         let before = self.channel()?.sent_bytes();
         self.channel()?.put(&Message::Round { number, shape })?;
@@ -334,7 +359,11 @@ impl Leaving {
         let mut pages = PageSet::default();
         match &mut self.tracker {
             // The guest stands still: nothing needs to be protected again.
-            Some(tracker) => tracker.look(&self.memories.digest, &mut pages)?,
+            Some(tracker) => {
+                tracker.look(&self.memories.digest, &mut pages)?;
+                // Without a round before, what no tracker tells of.
+                pages.union(self.dirty.dirty());
+            }
             None => self.memories.touched(&mut pages)?,
         }
         self.times.scanned_ns = monotonic_ns();
@@ -348,9 +377,9 @@ impl Leaving {
         let digest = self.memories.digest.seal(&shape, &state);
         let stopped_ns = monotonic_ns().saturating_sub(self.times.frozen_ns);
         hold::at("source", "Token");
+        self.note_said(Said::Token)?;
         let channel = self.channel()?;
         channel.put(&Message::Token(Token { state, digest, stopped_ns }))?;
-        self.token_written = true;
         let channel = self.channel()?;
         channel.flush()?;
         let bytes = channel.sent_bytes() - before;
@@ -433,15 +462,26 @@ impl Leaving {
     /// Puts the frames that have come for the guest with what will be sent; how many.
     fn pass_on(&mut self) -> Result<u64, Fault> {
         let mut passed_on = 0;
-        while let Some(frame) = self.frames.take()? {
+        while self.takes_frames()
+            && let Some(frame) = self.frames.take()?
+        {
+            let frame = frame.to_vec();
+            let message = self.channel.is_some().then(|| Message::Frame(frame.clone()));
             // Without a connection they wait for whoever gets to serve.
-            self.carried.push(frame.to_vec());
-            if let (Some(channel), Some(frame)) = (&mut self.channel, self.carried.last()) {
-                channel.put(&Message::Frame(frame.clone()))?;
+            if self.carried.len() < KEPT_FRAMES_MAX {
+                self.carried.push(frame);
+            }
+            if let (Some(channel), Some(message)) = (&mut self.channel, message) {
+                channel.put(&message)?;
                 passed_on += 1;
             }
         }
         Ok(passed_on)
+    }
+
+    /// While it is in doubt whose the guest is, frames that are too many stay in the device, and are lost there.
+    fn takes_frames(&self) -> bool {
+        self.channel.is_some() || self.carried.len() < KEPT_FRAMES_MAX
     }
 
     /// Frames that came after the token.
@@ -471,21 +511,12 @@ impl Leaving {
         self.forwards = false;
         // Dropped, it tracks no more.
         self.tracker = None;
-        // What the target gave back, then what was sent there and did not come back; what has come since waits behind.
-        let mut sent = std::mem::take(&mut self.carried);
-        for frame in std::mem::take(&mut self.returned) {
-            if let Some(same) = sent.iter().position(|it| *it == frame) {
-                sent.remove(same);
-            }
-            self.frames.give(&frame)?;
-        }
-        for frame in sent {
-            self.frames.give(&frame)?;
-        }
+        self.give_frames();
         let is_frozen = self.frozen.take().is_some() || self.layout.frozen;
         let thawed = if is_frozen { self.hold.thaw() } else { Ok(()) };
+        hurry_thread(false);
         // Until the address is this host's again, if it was another's, that stays to be settled.
-        if !self.token_written {
+        if self.said == Said::Nothing {
             self.migrator.forget_handover(&self.record);
         }
         match thawed {
@@ -495,9 +526,27 @@ impl Leaving {
         }
     }
 
+    /// What the target gave back, then what was sent there and did not come back; what has come since waits behind.
+    fn give_frames(&mut self) {
+        let mut sent = std::mem::take(&mut self.carried);
+        let returned = std::mem::take(&mut self.returned);
+        for frame in &returned {
+            if let Some(same) = sent.iter().position(|it| it == frame) {
+                sent.remove(same);
+            }
+        }
+        for frame in returned.iter().chain(&sent) {
+            if let Err(error) = self.frames.give(frame) {
+                // The target may have made it up. The guest goes on all the same.
+                tracing::warn!(guest = %self.record.spec.name, %error, "a frame that came while it was stopped is lost");
+            }
+        }
+    }
+
     fn taken(&mut self, timings: &Timings) {
         let (now_ns, times) = (monotonic_ns(), self.times);
         let us = |from: u64, to: u64| to.saturating_sub(from) / 1000;
+        hurry_thread(false);
         let report = &mut self.report;
         report.stop_us = us(times.asked_ns, times.frozen_ns);
         report.scan_us = us(times.frozen_ns, times.scanned_ns);
@@ -514,6 +563,10 @@ impl Leaving {
 
     /// For whom looks on.
     fn show(&mut self) {
+        // Nobody is woken to look while the guest stands still.
+        if self.frozen.is_some() && !self.forwards {
+            return;
+        }
         if let Some(channel) = &self.channel {
             self.report.bytes_on_wire = channel.sent_bytes();
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
+use roam_sdn::model::Generation;
 use roam_snapshot::page::{PAGE_BYTES, Shape};
 use roam_snapshot::protocol::target::{Grant, Target, TargetCommand, TargetEvent};
 use roam_snapshot::protocol::wire::PagesHeader;
@@ -14,11 +15,13 @@ use roam_snapshot::protocol::{Message, Offer, Phase, Reason, ReasonCode, Timings
 use super::channel::{Channel, ChannelError, Come};
 use super::fault::{Fault, wait_for};
 use super::frames::Frames;
+use super::mark::Mark;
 use super::memory::Memories;
 use super::module::IncomingModule;
 use super::offer::GuestOffer;
 use super::sessions::{Asker, Session};
-use super::{Migrator, hold, sessions};
+use super::source::HURRIED_PAGES_MAX;
+use super::{Migrator, hold, sessions, unwritten};
 use crate::ambient::monotonic_ns;
 use crate::engine::ModuleHash;
 use crate::host::guests::Reservation;
@@ -26,10 +29,8 @@ use crate::host::migrations::Entry;
 use crate::host::overlay::{Desk, Grant as Asked};
 use crate::host::record::{Record, Standing};
 use crate::host::supervisor::Worker;
-use crate::worker::{Hold, HoldError, WorkerLayout};
-
-/// How long a connection to the controller may be idle.
-const WARMTH: Duration = Duration::from_secs(1);
+use crate::sys::process::hurry_thread;
+use crate::worker::{Hold, HoldError, WorkerLayout, append_log};
 
 /// A guest that comes.
 pub(super) struct Arriving {
@@ -49,6 +50,9 @@ pub(super) struct Arriving {
     /// The guest's TAP, until no more frames are forwarded.
     frames: Option<Frames>,
     asker: Option<Asker>,
+    /// Pages of the round so far, and whether it is the last, for which the guest stands still.
+    round_pages: u64,
+    is_last: bool,
     token: Times,
     timings: Timings,
 }
@@ -62,8 +66,11 @@ struct Waiting {
     memories: Memories,
     /// Where the controller is asked, if there is one.
     desk: Option<Desk>,
-    /// When that was used last.
-    warm: Instant,
+    /// The generation whose successor was asked for there, and not denied.
+    claimed: Option<Generation>,
+    came: Mark,
+    /// The guest's beside its memories, once that has come.
+    state: Vec<u8>,
 }
 
 /// Moments since the token came.
@@ -73,6 +80,21 @@ struct Times {
     stopped_ns: u64,
     granted_ns: u64,
     resumed_ns: u64,
+}
+
+impl Waiting {
+    /// The controller's answer, if it was asked.
+    fn answer(&mut self) -> Option<Grant> {
+        let desk = self.desk.as_mut().filter(|desk| desk.is_asked())?;
+        Some(match desk.answer() {
+            Some(Asked::Granted(_)) => Grant::Granted,
+            Some(Asked::Denied(_)) => {
+                self.claimed = None;
+                Grant::Denied
+            }
+            Some(Asked::Unknown(_)) | None => Grant::Unknown,
+        })
+    }
 }
 
 impl Arriving {
@@ -94,6 +116,8 @@ impl Arriving {
             waiting: None,
             frames: None,
             asker: None,
+            round_pages: 0,
+            is_last: false,
             token: Times::default(),
             timings: Timings::default(),
         }
@@ -126,7 +150,10 @@ impl Arriving {
         match command {
             TargetCommand::Send(message @ Message::Applied { .. }) => {
                 self.channel()?.say(&message)?;
-                self.keep_warm();
+                // What comes next may be the last.
+                hurry_thread(true);
+                self.round_pages = 0;
+                self.waiting.iter_mut().filter_map(|waiting| waiting.desk.as_mut()).for_each(Desk::warm);
             }
             TargetCommand::Send(message) => self.channel()?.say(&message)?,
             TargetCommand::Check(offer) => self.check(*offer)?,
@@ -217,8 +244,13 @@ impl Arriving {
             match self.channel()?.receive()? {
                 None => break,
                 Some(Come::Message(message)) => {
-                    if matches!(message, Message::Token(_)) {
-                        self.token.came_ns = monotonic_ns();
+                    match message {
+                        Message::Last { .. } => {
+                            hurry_thread(true);
+                            self.is_last = true;
+                        }
+                        Message::Token(_) => self.token.came_ns = monotonic_ns(),
+                        _ => {}
                     }
                     self.events.push_back(TargetEvent::Received(message));
                 }
@@ -234,6 +266,10 @@ impl Arriving {
             let message = "pages came that were not announced".to_owned();
             return Err(Reason { code: ReasonCode::Protocol, message }.into());
         }
+        self.round_pages += header.pages();
+        if self.round_pages > HURRIED_PAGES_MAX && !self.is_last {
+            hurry_thread(false);
+        }
         Ok(self.waiting()?.memories.write(&header.ranges, bytes)?)
     }
 
@@ -242,7 +278,7 @@ impl Arriving {
         let (guest, place) = self.migrator.check(&offer, &self.source)?;
         let session = self.machine.session();
         self.entry = self.migrator.begin_incoming(&guest, &offer, &self.source, session);
-        let needs_module = self.migrator.shared.modules.size(ModuleHash(offer.module)).is_err();
+        let needs_module = !self.migrator.shared.modules.has(ModuleHash(offer.module));
         if needs_module {
             self.module = Some(IncomingModule::begin(&self.migrator, ModuleHash(offer.module), offer.module_bytes));
         }
@@ -266,15 +302,23 @@ impl Arriving {
             return Err(Reason { code: ReasonCode::Protocol, message: "no guest was offered".into() }.into());
         };
         let record = guest.fill(place.record.clone());
-        let record =
-            Record { standing: Standing::Arriving, arrived: self.machine.session().map(sessions::text), ..record };
-        let (worker, hold, layout) = self.migrator.start_waiting(&record)?;
+        let record = Record {
+            standing: Standing::Arriving,
+            arrived: self.machine.session().map(sessions::text),
+            moved_from: guest.generation,
+            ..record
+        };
+        let (worker, hold, layout) = self.migrator.start_waiting(&record, None)?;
         let mut memories = Memories::new(worker.pid(), &layout);
         let base = memories.base(&layout)?;
         let frames = self.migrator.frames(&worker, &layout, &record)?;
+        let came = self.migrator.will_come(record.id)?;
         let shape = memories.shape();
         let desk = self.migrator.desk()?;
-        self.waiting = Some(Waiting { record, worker, hold, layout, memories, desk, warm: Instant::now() });
+        // It does nothing until its guest stands still, and then whatever it does is waited for.
+        worker.hurry(&self.migrator.shared, record.id, true);
+        self.waiting =
+            Some(Waiting { record, worker, hold, layout, memories, desk, claimed: None, came, state: Vec::new() });
         self.frames = Some(frames);
         self.events.push_back(TargetEvent::Ready { shape, base });
         Ok(())
@@ -296,7 +340,8 @@ impl Arriving {
     fn add_log(&mut self, lines: &[u8]) -> Result<(), Fault> {
         let (shared, id) = (self.migrator.shared.clone(), self.waiting()?.record.id);
         let half_bytes = shared.config.log_bytes_max / 2;
-        Ok(crate::worker::append_log(&shared.layout.guest(id), half_bytes, lines)?)
+        let added = append_log(&shared.layout.guest(id), half_bytes, lines);
+        Ok(added.map_err(|error| unwritten("adding to the guest's log at the target", error))?)
     }
 
     fn inject(&mut self, frame: &[u8]) -> Result<(), Fault> {
@@ -312,34 +357,27 @@ impl Arriving {
         let from = self.offer.as_ref().and_then(|(_, guest)| guest.generation);
         let Some(waiting) = &mut self.waiting else { return };
         match (&mut waiting.desk, from) {
-            (Some(desk), Some(from)) => desk.ask(waiting.record.network.mac, from),
+            (Some(desk), Some(from)) => {
+                desk.ask(waiting.record.network.mac, from);
+                waiting.claimed = Some(from);
+            }
             // Nobody else says whose it is.
             _ => self.events.push_back(TargetEvent::Claimed(Grant::Granted)),
         }
     }
 
-    /// What the controller says, if it was asked.
+    /// What the controller says, once that is all that is missing. Before, the answer comes on its way.
     fn claimed(&mut self) -> bool {
-        let desk = self.waiting.as_mut().and_then(|waiting| waiting.desk.as_mut());
-        let Some(desk) = desk.filter(|desk| desk.is_asked()) else { return false };
-        let grant = match desk.answer() {
-            Some(Asked::Granted(_)) => Grant::Granted,
-            Some(Asked::Denied(_)) => Grant::Denied,
-            Some(Asked::Unknown(_)) | None => Grant::Unknown,
-        };
+        let awaited = self.machine.awaits_grant();
+        let Some(waiting) = &mut self.waiting else { return false };
+        if !awaited {
+            waiting.desk.iter_mut().for_each(Desk::turn);
+            return false;
+        }
+        let Some(grant) = waiting.answer() else { return false };
         self.token.granted_ns = monotonic_ns();
         self.events.push_back(TargetEvent::Claimed(grant));
         true
-    }
-
-    /// The controller ends connections that are idle, and there is no time to open one when the guest is stopped.
-    fn keep_warm(&mut self) {
-        if let Some(waiting) = self.waiting.as_mut().filter(|waiting| waiting.warm.elapsed() > WARMTH)
-            && let Some(desk) = &mut waiting.desk
-        {
-            desk.warm();
-            waiting.warm = Instant::now();
-        }
     }
 
     fn install(&mut self, token: &Token) -> Result<(), Fault> {
@@ -350,7 +388,7 @@ impl Arriving {
             let message = "the guest's memories differ from the source's".to_owned();
             return Err(Reason { code: ReasonCode::Digest, message }.into());
         }
-        waiting.hold.install(token.state.clone())?;
+        waiting.state = token.state.clone();
         self.timings.apply_us = us(self.token.came_ns, monotonic_ns());
         self.events.push_back(TargetEvent::Installed);
         Ok(())
@@ -358,21 +396,25 @@ impl Arriving {
 
     fn resume(&mut self) -> Result<(), Fault> {
         let asked_ns = monotonic_ns();
-        let stopped_ns = self.token.stopped_ns + asked_ns.saturating_sub(self.token.came_ns);
+        let stopped_ns = self.token.stopped_ns.saturating_add(asked_ns.saturating_sub(self.token.came_ns));
         let waiting = self.waiting()?;
-        let (id, pid) = (waiting.record.id, waiting.worker.pid());
+        let pid = waiting.worker.pid();
         // Outlives this daemon, which may end before it knows how this went.
-        self.migrator.note_come(id)?;
+        waiting.came.set(1)?;
         hold::at("target", "Noted");
-        let (began_ns, ended_ns) = match self.waiting()?.hold.resume(stopped_ns) {
+        let (began_ns, ended_ns) = match waiting.hold.resume(std::mem::take(&mut waiting.state), stopped_ns, None) {
             Ok(polled) => polled,
-            Err(error @ HoldError::Refused(_)) => return Err(error.into()),
+            Err(error @ (HoldError::Refused(_) | HoldError::Unheard)) => return Err(error.into()),
             Err(error) => {
                 // It may have been told: then it was the guest's owner, and is no more.
                 tracing::error!(pid, %error, "a worker that was to go on does not answer; it is ended");
-                return Ok(self.waiting()?.worker.process.kill()?);
+                if let Err(error) = self.waiting()?.worker.process.kill() {
+                    tracing::debug!(pid, %error, "it had ended already");
+                }
+                (asked_ns, monotonic_ns())
             }
         };
+        hurry_thread(false);
         self.token.resumed_ns = ended_ns;
         self.timings.grant_us = us(self.token.came_ns, self.token.granted_ns);
         self.timings.resume_us = us(self.token.came_ns, began_ns);
@@ -386,6 +428,7 @@ impl Arriving {
     fn await_route(&mut self) {
         let Some(waiting) = self.waiting.take() else { return };
         let Waiting { record, worker, .. } = waiting;
+        worker.hurry(&self.migrator.shared, record.id, false);
         let from = self.offer.as_ref().and_then(|(_, guest)| guest.generation);
         let (place, session) = (self.place.take(), self.session.clone());
         self.migrator.settle_in((record, from), worker, place, self.token.resumed_ns, session);
@@ -401,8 +444,14 @@ impl Arriving {
 
     fn discard(&mut self) {
         self.frames = None;
-        if let Some(waiting) = self.waiting.take() {
+        hurry_thread(false);
+        if let Some(mut waiting) = self.waiting.take() {
+            // What is still being asked for is not to be granted after it was given back.
+            let _answered = waiting.answer();
             self.migrator.discard(&waiting.record, &waiting.worker);
+            if let Some(from) = waiting.claimed {
+                self.migrator.give_back(waiting.record.network.mac, from, &self.source);
+            }
         }
         self.place = None;
         self.module = None;

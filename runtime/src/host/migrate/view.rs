@@ -4,7 +4,28 @@ use roam_snapshot::page::PAGE_BYTES;
 use roam_snapshot::plan::Progress;
 use roam_snapshot::protocol::{Phase, Reason};
 
-use crate::api::{MigrationReason, MigrationReport, MigrationState, MigrationView};
+use super::{Going, sessions};
+use crate::ambient::now_ms;
+use crate::api::{Direction, MigrationProgress, MigrationReason, MigrationReport, MigrationState, MigrationView};
+
+/// Of a migration that begins.
+pub(super) fn begun(what: &Going<'_>, direction: Direction) -> MigrationView {
+    MigrationView {
+        id: sessions::text(what.session),
+        guest: what.guest.clone(),
+        direction,
+        from: what.from.to_owned(),
+        to: what.to.to_owned(),
+        plan: what.plan,
+        state: MigrationState::Running,
+        phase: Phase::Initiate,
+        began_ms: now_ms(),
+        ended_ms: None,
+        progress: MigrationProgress::default(),
+        reason: None,
+        report: None,
+    }
+}
 
 /// Brings a view up to date.
 pub(super) fn show(

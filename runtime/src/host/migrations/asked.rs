@@ -3,7 +3,7 @@
 use prometheus_client::registry::Registry;
 
 use super::MigrationViews;
-use crate::api::{GuestName, GuestState, MigrateRequest, MigrationView};
+use crate::api::{GuestName, MigrateRequest, MigrationView};
 use crate::host::{Host, HostError};
 
 impl Host {
@@ -15,9 +15,7 @@ impl Host {
         if request.to.as_str() == self.inner.shared.config.name {
             return Err(HostError::AlreadyHere(name.clone()));
         }
-        if guest.view().state != GuestState::Running {
-            return Err(HostError::NotRunning(name.clone()));
-        }
+        self.inner.is_free(&guest)?;
         self.inner.migrator.migrate(&guest, request).await
     }
 

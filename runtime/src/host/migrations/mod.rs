@@ -24,7 +24,7 @@ pub use follow::MigrationViews;
 
 use super::HostError;
 use crate::ambient::now_ms;
-use crate::api::{GuestState, GuestView, MigrationReason, MigrationState, MigrationView};
+use crate::api::{GuestName, GuestState, GuestView, MigrationReason, MigrationState, MigrationView};
 use figures::Figures;
 use history::History;
 use roam_snapshot::protocol::Phase;
@@ -88,6 +88,11 @@ impl Migrations {
         let state = self.book.state();
         let underway = state.underway.get(id).map(|seat| seat.seen.borrow().clone());
         underway.or_else(|| state.over(id).cloned()).ok_or_else(|| HostError::NoMigration(id.to_owned()))
+    }
+
+    /// Whether that guest comes or goes.
+    pub(super) fn is_under_way(&self, guest: &GuestName) -> bool {
+        self.book.state().underway.values().any(|seat| seat.seen.borrow().guest == *guest)
     }
 
     /// One as it goes on; ends after it has been seen over.

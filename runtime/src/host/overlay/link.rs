@@ -341,13 +341,15 @@ impl Link {
         }
     }
 
-    /// Tells what is to be told, again and again, and has guests of which the address is nobody's look: a claim that failed is
-    /// made again.
+    /// Tells what is to be told, again and again, and has guests look whose address is nobody's, or taken over and not known
+    /// to be on disk: a claim that failed is made again.
     async fn tell_on(self: &Arc<Self>, guests: &Weak<Guests>) {
         loop {
             let _ = self.tell(None).await;
             tokio::time::sleep(BEAT).await;
-            guests.upgrade().iter().for_each(|guests| guests.check_owners(|mac| self.is_nobodys(mac)));
+            self.of_table(|table| self.moves.confirm_by(table));
+            let is_open = |mac| self.is_nobodys(mac) || self.moves.is_unconfirmed(mac);
+            guests.upgrade().iter().for_each(|guests| guests.check_owners(is_open));
         }
     }
 

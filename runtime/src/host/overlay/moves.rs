@@ -3,20 +3,21 @@
 //!
 //! ```text
 //!  target   Desk::ask ──> polls ──> confirmed      its move, early; then until it is on disk
-//!              └ forgo                             it never polls: the source takes the address back
-//!  source   reclaim                                in doubt: the next generation is its own, or the target's
+//!              └ forgo ──> give_back               it never polls: the source has the address again
+//!  source   reclaim                                in doubt: the next generation is its own, or the target's, or given back
 //!           take_back                              the target has said that it never polls
 //! ```
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use roam_sdn::Mac;
 #[cfg(test)]
 use roam_sdn::model::Host;
 use roam_sdn::model::{Generation, Incarnation};
+use roam_sdn::table::Table;
 use tokio::runtime::Runtime;
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{sleep, timeout};
@@ -32,6 +33,8 @@ use crate::sentence::sentence;
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 /// Turns of a runtime until a request that was begun in it is on its way: its task's, its connection's, and room.
 const TURNS_TO_SEND: usize = 8;
+/// How long a connection to the controller is idle at most.
+const WARMTH: Duration = Duration::from_secs(1);
 /// Pauses between two tries to learn that a move is on disk: they double.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -53,7 +56,8 @@ pub(super) struct Moves {
     client: SdnClient,
     /// The controller's, as it was heard last.
     incarnation: Mutex<Option<Incarnation>>,
-    /// Taken over, not known to be on disk: the generations they were moved from.
+    /// Taken over, not known to be on disk: the generations they were moved from. Of guests that came before this daemon
+    /// those on record.
     unconfirmed: Mutex<BTreeMap<Mac, Generation>>,
 }
 
@@ -63,6 +67,8 @@ pub(in crate::host) struct Desk {
     runtime: Runtime,
     client: SdnClient,
     link: Arc<Link>,
+    /// When it was used last.
+    used: Instant,
     asked: Option<JoinHandle<Grant>>,
 }
 
@@ -72,9 +78,8 @@ impl Overlay {
     pub(in crate::host) fn desk(&self) -> std::io::Result<Desk> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let client = SdnClient::new(self.link.moves.client.endpoint().clone());
-        let mut desk = Desk { runtime, client, link: self.link.clone(), asked: None };
-        desk.warm();
-        Ok(desk)
+        let _ = runtime.block_on(async { timeout(ANSWER_LIMIT, client.health()).await });
+        Ok(Desk { runtime, client, link: self.link.clone(), used: Instant::now(), asked: None })
     }
 
     /// Waits until an address that was taken over is this host's on disk as well, whatever happens to the controller.
@@ -93,16 +98,45 @@ impl Overlay {
         }
     }
 
+    /// A guest came here from that generation, before this daemon: as long as it is not known to be on disk that its address
+    /// is this host's, it is claimed so.
+    pub(in crate::host) fn came(&self, mac: Mac, from: Generation) {
+        self.link.moves.unconfirmed().insert(mac, from);
+    }
+
     /// A guest that was to come never will: whatever was granted, this host makes no use of it.
     pub(in crate::host) fn forgo(&self, mac: Mac) {
         self.link.moves.unconfirmed().remove(&mac);
+    }
+
+    /// Gives an address to its guest's source: it was asked for, the generation after that one, and this host never polls. Until
+    /// the controller has said something.
+    pub(in crate::host) async fn give_back(&self, mac: Mac, from: Generation, source: GuestName) {
+        let back = Move::new(source, from.next());
+        let mut pause = PAUSE_MIN;
+        while let Grant::Unknown(error) = self.link.moves.ask(mac, &back).await {
+            tracing::debug!(%mac, error = sentence(&error), "not given back yet");
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
     }
 
     /// Asks for the address of a guest that was given away and may be the target's. `from` is its generation here,
     /// `incarnation` what [`Self::incarnation`] was before the guest was given away. On disk when it is granted.
     pub(in crate::host) async fn reclaim(&self, mac: Mac, from: Generation, incarnation: Incarnation) -> Grant {
         let moves = &self.link.moves;
-        moves.ask(mac, &Move { incarnation: Some(incarnation), ..moves.to_us(from) }).await
+        let refused = match moves.ask(mac, &Move { incarnation: Some(incarnation), ..moves.to_us(from) }).await {
+            Grant::Granted(generation) => return Grant::Granted(generation),
+            refused => refused,
+        };
+        let given_back = from.next().next();
+        match moves.client.route(&mac.to_string()).await {
+            // By the target, which had the one in between and never polls.
+            Ok(route) if route.placement.host == moves.name && route.placement.generation == given_back => {
+                Grant::Granted(given_back)
+            }
+            _ => refused,
+        }
     }
 
     /// Asks for the address of a guest that the target has given back, with or without its address: it never polls it.
@@ -160,8 +194,23 @@ impl Moves {
         let from = self.unconfirmed().get(&mac).copied()?;
         Some(match self.confirm(mac, from).await {
             Grant::Granted(generation) => Ok(generation),
+            // The controller has lost its table, and the source's claim with it.
+            Grant::Unknown(error) if error.code() == Some(ErrorCode::NotFound) => return None,
             Grant::Denied(error) | Grant::Unknown(error) => Err(error),
         })
+    }
+
+    /// What follows of a table, which is on disk: addresses that are this host's there need not be asked for again.
+    pub(super) fn confirm_by(&self, table: &Table) {
+        let is_ours = |mac: &Mac, from: &Generation| {
+            let placement = table.route(*mac).map(|route| &route.placement);
+            placement.is_some_and(|placement| placement.host == self.name && placement.generation > *from)
+        };
+        self.unconfirmed().retain(|mac, from| !is_ours(mac, from));
+    }
+
+    pub(super) fn is_unconfirmed(&self, mac: Mac) -> bool {
+        self.unconfirmed().contains_key(&mac)
     }
 
     /// Asks again for what was granted early, for an answer that is on disk.
@@ -220,9 +269,12 @@ impl Moves {
 impl Desk {
     /// Uses the connection, which the controller would end if it were idle for long, or opens it.
     pub(in crate::host) fn warm(&mut self) {
-        let client = &self.client;
-        // One that cannot be opened is opened when it is needed.
-        let _ = self.runtime.block_on(async { timeout(ANSWER_LIMIT, client.health()).await });
+        if self.used.elapsed() > WARMTH {
+            let client = &self.client;
+            // One that cannot be opened is opened when it is needed.
+            let _ = self.runtime.block_on(async { timeout(ANSWER_LIMIT, client.health()).await });
+            self.used = Instant::now();
+        }
     }
 
     /// Asks for the address of a guest of which this host has all, and that was its owner's since `from`. Returns when
@@ -230,6 +282,17 @@ impl Desk {
     pub(in crate::host) fn ask(&mut self, mac: Mac, from: Generation) {
         let (link, client) = (self.link.clone(), self.client.clone());
         self.asked = Some(self.runtime.spawn(async move { link.moves.take_over(&client, mac, from).await }));
+        self.take_turns();
+    }
+
+    /// Goes on with what was asked, as far as that needs no waiting.
+    pub(in crate::host) fn turn(&mut self) {
+        if self.asked.as_ref().is_some_and(|asked| !asked.is_finished()) {
+            self.take_turns();
+        }
+    }
+
+    fn take_turns(&self) {
         self.runtime.block_on(async {
             for _ in 0..TURNS_TO_SEND {
                 yield_now().await;

@@ -37,6 +37,7 @@ fn record(number: u64) -> Record {
         gateway: None,
         gateway6: None,
         tap: GuestId::new(number).tap(),
+        mtu: 1500,
     };
     Record::new(GuestId::new(number), spec, network, 1)
 }

@@ -69,7 +69,10 @@ fn deaf(shared: &Shared, id: GuestId, process: WorkerProcess) -> Found {
 fn worker(shared: &Shared, id: GuestId, process: WorkerProcess, control: Option<Control>) -> Worker {
     let started = fs::read_to_string(shared.layout.started(id)).ok().and_then(|text| text.parse().ok());
     let started_ms = started.unwrap_or_else(crate::ambient::now_ms);
-    Worker { process, line: Line::new(shared.layout.control(id), control), started_ms }
+    let worker = Worker { process, line: Line::new(shared.layout.control(id), control), started_ms };
+    // The last daemon may have been ended while it did.
+    worker.hurry(shared, id, false);
+    worker
 }
 
 /// Connects, and holds the process by a descriptor. The second look proves that it is still the one that was held.

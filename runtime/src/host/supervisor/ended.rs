@@ -65,7 +65,7 @@ pub(super) fn explain(traces: Traces, now_ms: u64) -> End {
 /// with it while that watched: what follows from such an end is not counted against a guest.
 fn is_its_to_say(kind: EndKind, traces: &Traces) -> bool {
     match kind {
-        EndKind::Killed | EndKind::Fenced => false,
+        EndKind::Killed | EndKind::Fenced | EndKind::Checkpointed => false,
         EndKind::Asked => traces.asked,
         EndKind::MachineDown => matches!(traces.watched, Watched::Nothing { .. }),
         EndKind::Exited | EndKind::Trapped | EndKind::Overran | EndKind::Failed => true,

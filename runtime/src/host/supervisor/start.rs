@@ -20,7 +20,7 @@ use crate::host::shared::Shared;
 use crate::host::{DeviceError, HostError};
 use crate::jail::{Cgroup, CgroupLimits};
 use crate::net::Tap;
-use crate::worker::{self, Launch, LaunchError, Spawn, SpawnError, Task};
+use crate::worker::{self, ImageMap, Launch, LaunchError, Spawn, SpawnError, Task};
 
 /// How long a worker may take to serve; a guest's start function is limited by its poll budget besides.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -32,7 +32,7 @@ pub(crate) fn network_config(spec: &GuestSpec, network: &NetworkView) -> Config 
     config.ipv6 = network.ip6.map(|ip| ip.0);
     config.gateway4 = network.gateway;
     config.gateway6 = network.gateway6;
-    config.mtu = spec.mtu;
+    config.mtu = network.mtu;
     config.segmentation = true;
     config.buffer_bytes_max = u32::try_from(spec.socket_memory_bytes_max).unwrap_or(u32::MAX);
     config
@@ -41,21 +41,33 @@ pub(crate) fn network_config(spec: &GuestSpec, network: &NetworkView) -> Config 
 /// Starts a guest and waits until it serves. A failure, and dropping the future, leave no process and no device;
 /// the rest is removed by [`clear`].
 pub(crate) async fn start(shared: &Arc<Shared>, record: &Record) -> Result<Arc<Worker>, HostError> {
-    start_as(shared, record, false).await
+    start_as(shared, record, Way::Fresh).await
 }
 
-/// The same of a guest that comes from elsewhere: its worker waits for its state and memories.
-pub(crate) async fn start_waiting(shared: &Arc<Shared>, record: &Record) -> Result<Arc<Worker>, HostError> {
-    start_as(shared, record, true).await
+/// The same of a guest that comes from elsewhere: its worker waits for its state and memories, and has mapped what of an
+/// image is to be mapped.
+pub(crate) async fn start_waiting(
+    shared: &Arc<Shared>,
+    record: &Record,
+    image: Option<(&ImageMap, BorrowedFd<'_>)>,
+) -> Result<Arc<Worker>, HostError> {
+    start_as(shared, record, Way::Waiting(image)).await
 }
 
-async fn start_as(shared: &Arc<Shared>, record: &Record, waits: bool) -> Result<Arc<Worker>, HostError> {
-    let mut started = start_once(shared, record, waits).await;
+/// How a guest begins.
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    Fresh,
+    Waiting(Option<(&'a ImageMap, BorrowedFd<'a>)>),
+}
+
+async fn start_as(shared: &Arc<Shared>, record: &Record, way: Way<'_>) -> Result<Arc<Worker>, HostError> {
+    let mut started = start_once(shared, record, way).await;
     if let Err(HostError::Spawn(SpawnError::Launch(LaunchError::Module(reason)))) = &started {
         // Compiled by another roam, or for another processor, or damaged on its way: once more from the source.
         tracing::warn!(guest = %record.spec.name, reason, "the compiled module is made anew");
         shared.modules.forget_compiled(record.spec.module);
-        started = start_once(shared, record, waits).await;
+        started = start_once(shared, record, way).await;
     }
     if started.is_err() {
         clear(shared, record.id).await;
@@ -63,7 +75,7 @@ async fn start_as(shared: &Arc<Shared>, record: &Record, waits: bool) -> Result<
     started
 }
 
-async fn start_once(shared: &Arc<Shared>, record: &Record, waits: bool) -> Result<Arc<Worker>, HostError> {
+async fn start_once(shared: &Arc<Shared>, record: &Record, way: Way<'_>) -> Result<Arc<Worker>, HostError> {
     let (id, spec) = (record.id, &record.spec);
     let module = shared.modules.compiled(spec.module).await?;
     let netstack = shared.modules.compiled_netstack().await?;
@@ -73,15 +85,15 @@ async fn start_once(shared: &Arc<Shared>, record: &Record, waits: bool) -> Resul
     let cgroup =
         Cgroup::new(&group, &id.to_string(), &CgroupLimits::serve(spec.memory_bytes_max, &network, spec.cpus_max))?;
     let control = worker::bind(&shared.layout.control(id)).map_err(HostError::io("making the control socket"))?;
-    let tap = shared.links.tap(&record.network.tap, spec.mtu).await?;
+    let tap = shared.links.tap(&record.network.tap, record.network.mtu).await?;
     let launch = Launch {
-        task: task(shared, record, network, &tap, waits)?,
+        task: task(shared, record, network, &tap, way)?,
         root: shared.layout.root().to_string_lossy().into_owned(),
         uid: shared.own_uids.then(|| id.uid()),
         leashed: shared.config.ephemeral,
     };
     let [log, log_old] = &files.log;
-    let descriptors: [BorrowedFd<'_>; 7] = [
+    let mut descriptors = vec![
         tap.as_fd(),
         module.as_fd(),
         netstack.as_fd(),
@@ -90,26 +102,17 @@ async fn start_once(shared: &Arc<Shared>, record: &Record, waits: bool) -> Resul
         log_old.as_fd(),
         files.end.as_fd(),
     ];
-    let spawn = || {
-        worker::spawn(Spawn {
-            program: &shared.config.worker_program,
-            launch: &launch,
-            descriptors: &descriptors,
-            stderr: &files.stderr,
-            cgroup: Some(&cgroup),
-            limit: START_LIMIT,
-        })
-    };
-    // One that was ended without a word, as somebody with the right to kill may do, has done nothing yet: another may.
-    let spawning = async {
-        match spawn().await {
-            Err(SpawnError::Died { status, said }) if said.is_empty() => {
-                tracing::warn!(guest = %spec.name, ?status, "the worker ended without a word; it is started once more");
-                spawn().await
-            }
-            spawned => spawned,
-        }
-    };
+    if let Way::Waiting(Some((_, image))) = way {
+        descriptors.push(image);
+    }
+    let spawning = worker::spawn(Spawn {
+        program: &shared.config.worker_program,
+        launch: &launch,
+        descriptors: &descriptors,
+        stderr: &files.stderr,
+        cgroup: Some(&cgroup),
+        limit: START_LIMIT,
+    });
     let linked = async { Ok::<_, HostError>(shared.links.wait_for_link(&record.network.tap).await?) };
     let (process, ()) = tokio::try_join!(async { Ok(spawning.await?) }, linked)?;
     let started_ms = now_ms();
@@ -119,7 +122,7 @@ async fn start_once(shared: &Arc<Shared>, record: &Record, waits: bool) -> Resul
     Ok(Arc::new(Worker { process, line, started_ms }))
 }
 
-fn task(shared: &Shared, record: &Record, network: Config, tap: &Tap, waits: bool) -> Result<Task, HostError> {
+fn task(shared: &Shared, record: &Record, network: Config, tap: &Tap, way: Way<'_>) -> Result<Task, HostError> {
     let spec = &record.spec;
     Ok(Task::Serve {
         name: spec.name.to_string(),
@@ -136,7 +139,11 @@ fn task(shared: &Shared, record: &Record, network: Config, tap: &Tap, waits: boo
         epoch_ns: i64::try_from(now_ms().saturating_mul(1_000_000)).unwrap_or(i64::MAX),
         tap_segments_udp: tap.segments_udp(),
         log_half_bytes: shared.config.log_bytes_max / 2,
-        waits,
+        waits: matches!(way, Way::Waiting(_)),
+        image: match way {
+            Way::Waiting(Some((map, _))) => Some(map.clone()),
+            Way::Waiting(None) | Way::Fresh => None,
+        },
     })
 }
 

@@ -7,6 +7,10 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 
 use crate::api::{GuestName, GuestStats};
+use crate::host::record::GuestId;
+use crate::host::shared::Shared;
+use crate::jail::Cgroup;
+use crate::sys::process::hurry_process;
 use crate::worker::{Control, ControlError, WorkerProcess};
 
 /// How long a worker may take to answer; longer, and it counts as hung.
@@ -23,6 +27,19 @@ pub(crate) struct Worker {
 impl Worker {
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// Has it get a processor whenever it wants one, or as others do: its guest stands still until it has had one.
+    pub(in crate::host) fn hurry(&self, shared: &Shared, id: GuestId, hurries: bool) {
+        let group = Cgroup::existing(&shared.group, &id.to_string());
+        // In this order: a group in which something hurries keeps its leave.
+        if hurries {
+            group.may_hurry(true);
+        }
+        hurry_process(self.pid(), hurries);
+        if !hurries {
+            group.may_hurry(false);
+        }
     }
 
     /// Who it says it is.

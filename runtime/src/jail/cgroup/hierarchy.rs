@@ -35,6 +35,14 @@ impl Controller {
     }
 }
 
+/// The share of processors that the guests of all hosts, and of one host, have against a process outside: 20 times what
+/// that has, as each version puts it.
+const SHARE_V1: &str = "20480";
+const SHARE_V2: &str = "2000";
+/// For how much of each second workers of all hosts, and of one, may hurry ([`super::Cgroup::may_hurry`]), microseconds.
+const HURRY_US_ALL: &str = "400000";
+const HURRY_US_HOST: &str = "100000";
+
 /// A mounted tree of groups with at least one controller of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hierarchy {
@@ -80,11 +88,20 @@ impl Hierarchy {
 
     /// Makes the groups on the way to a new one. In version 2 a group's children have the controllers it hands on, from
     /// the root down. A step that fails shows when the new group is made, or a limit is set: the file is missing.
+    ///
+    /// All guests of a machine together are to have more of its processors than one other process, which is what a group
+    /// has that nothing was said about.
     pub(super) fn make_way(&self, path: &[&Path]) {
         let mut directory = self.directory.clone();
         for part in std::iter::once(Path::new("")).chain(path.iter().copied()) {
             directory.push(part);
             let _ = fs::create_dir(&directory);
+            if !part.as_os_str().is_empty() && self.controllers.contains(&Controller::Cpu) {
+                let (file, share) = if self.unified { ("cpu.weight", SHARE_V2) } else { ("cpu.shares", SHARE_V1) };
+                let _ = fs::write(directory.join(file), share);
+                let hurry_us = if part == path[0] { HURRY_US_ALL } else { HURRY_US_HOST };
+                let _ = fs::write(directory.join("cpu.rt_runtime_us"), hurry_us);
+            }
             if self.unified {
                 for controller in &self.controllers {
                     let _ = fs::write(directory.join("cgroup.subtree_control"), format!("+{}", controller.name()));

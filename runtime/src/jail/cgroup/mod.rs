@@ -25,6 +25,8 @@ const ROOT: &str = "roam";
 const CPU_PERIOD_US: u64 = 100_000;
 /// Least quota the kernel takes.
 const CPU_QUOTA_US_MIN: u64 = 1_000;
+/// How long a worker may hurry in each second, microseconds.
+const HURRY_US: &str = "50000";
 /// Memory of a worker beside the guest's: its code and stacks, wasmtime, frames and messages.
 const WORKER_BYTES: u64 = 64 << 20;
 /// Processes and threads of a worker: the one that makes the jail, and three threads; and as many again.
@@ -134,6 +136,16 @@ impl Cgroup {
                 (result, _) => return result,
             }
             tries += 1;
+        }
+    }
+
+    /// Lets its processes hurry (`SCHED_RR`), or no more, where groups have to be let: in version 1, if the kernel counts that
+    /// time.
+    pub fn may_hurry(&self, may: bool) {
+        let runtime_us = if may { HURRY_US } else { "0" };
+        for directory in &self.directories {
+            // Without it they are as quick as others.
+            let _ = fs::write(directory.join("cpu.rt_runtime_us"), runtime_us);
         }
     }
 

@@ -25,6 +25,8 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use nix::errno::Errno;
+
 use crate::api::LogEntry;
 
 /// The two files of a log, in its directory.
@@ -52,13 +54,15 @@ pub fn open_log(directory: &Path) -> io::Result<[File; 2]> {
 }
 
 /// Adds lines that another worker wrote, of a log with halves of that size, which no worker has open. What is no line of a
-/// log is left out.
+/// log is left out; lines that there is no room for are an error.
 pub fn append_log(directory: &Path, half_bytes: u64, lines: &[u8]) -> io::Result<()> {
     let [newer, older] = open_log(directory)?;
     let mut log = Log::begin(newer, older, half_bytes, 0)?;
     for line in lines.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
-        if serde_json::from_slice::<LogEntry>(line).is_ok_and(|entry| LEVELS.contains(&entry.level.as_str())) {
-            log.add(line);
+        let is_entry =
+            serde_json::from_slice::<LogEntry>(line).is_ok_and(|entry| LEVELS.contains(&entry.level.as_str()));
+        if is_entry && line.len() <= LINE_BYTES_MAX && !log.add(line) {
+            return Err(Errno::ENOSPC.into());
         }
     }
     Ok(())

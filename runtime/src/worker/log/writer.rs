@@ -66,11 +66,9 @@ impl Log {
         }
     }
 
-    /// Adds a line as it stands in another log.
-    pub(super) fn add(&mut self, line: &[u8]) {
-        if line.len() > LINE_BYTES_MAX || !self.append(line) {
-            self.dropped += 1;
-        }
+    /// Adds a line as it stands in another log; whether it could be written.
+    pub(super) fn add(&mut self, line: &[u8]) -> bool {
+        self.append(line)
     }
 
     /// Lines that could not be kept.

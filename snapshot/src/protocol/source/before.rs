@@ -34,9 +34,9 @@ enum Step {
     Greet { asked_us: u64 },
     Offer { asked_us: u64 },
     Prepare,
+    Record,
     Round { number: u32, began_us: u64, sent: Option<Written> },
     Count(Round),
-    Record,
     Freeze,
 }
 
@@ -65,9 +65,9 @@ impl Step {
             Self::Greet { .. } => "the greeting",
             Self::Offer { .. } => "the offer",
             Self::Prepare => "the preparation",
+            Self::Record => "the record",
             Self::Round { .. } => "a round",
             Self::Count(_) => "the count of dirty pages",
-            Self::Record => "the record",
             Self::Freeze => "the stop",
         }
     }
@@ -132,11 +132,12 @@ impl Source {
         command.into_iter().collect()
     }
 
-    /// The target is ready: the plan begins.
+    /// The target is ready. What a restarted daemon goes by is on disk before the plan begins: later, the guest would write
+    /// pages while it waits for the disk.
     fn begin(&mut self, mut mine: Box<Mine>, now_us: u64) -> Vec<Command> {
-        mine.touched = mine.config.plan.tracks();
-        let arm = mine.touched.then_some(Command::Arm);
-        self.next(mine, arm.into_iter().collect(), now_us)
+        (mine.touched, mine.step) = (true, Step::Record);
+        self.enter(State::Mine(mine), Phase::Execute, now_us + HERE_US_MAX);
+        vec![Command::Record]
     }
 
     fn execute(&mut self, mut mine: Box<Mine>, event: Event, now_us: u64) -> Vec<Command> {
@@ -166,9 +167,13 @@ impl Source {
                 self.next(mine, Vec::new(), now_us)
             }
             (Step::Record, Event::Recorded) => {
-                mine.step = Step::Freeze;
-                self.enter(State::Mine(mine), Phase::Execute, now_us + HERE_US_MAX);
-                vec![Command::Freeze]
+                let arm = mine.config.plan.tracks().then_some(Command::Arm);
+                self.next(mine, arm.into_iter().collect(), now_us)
+            }
+            // What came for the guest to a target that will say why it cannot have it.
+            (Step::Freeze, Event::Received(Message::Frame(_))) => {
+                self.state = State::Mine(mine);
+                Vec::new()
             }
             (Step::Freeze, Event::Frozen) => {
                 let limit_us = mine.config.limits.timeout_us.max(ROUND_US_MIN);
@@ -194,14 +199,13 @@ impl Source {
             return commands;
         }
         if next == Next::Stop {
-            mine.touched = true;
-            mine.step = Step::Record;
+            let claim = mine.config.controlled.then_some(Command::Send(Message::Claim));
+            mine.step = Step::Freeze;
             self.enter(State::Mine(mine), Phase::Execute, now_us + HERE_US_MAX);
-            commands.push(Command::Record);
+            commands.extend(claim.into_iter().chain([Command::Freeze]));
             return commands;
         }
         if let Next::Throttled(percent) = next {
-            mine.touched = true;
             self.progress.throttle_percent = percent;
             commands.push(Command::Throttle(percent));
         }

@@ -35,6 +35,8 @@ pub(super) enum State {
     Switching,
     /// It is being asked.
     Doubt(Doubt),
+    /// The source's, as it turned out.
+    Back(Reason),
     /// It is over.
     Over,
 }
@@ -58,8 +60,15 @@ impl Source {
         Self::with(session, State::Mine(Box::new(Mine::new(config))), Phase::Initiate, now_us + INITIATE_US_MAX)
     }
 
-    /// A source whose daemon was ended after [`Command::Record`]: it does not know whether the token was sent. It asks at
-    /// its first [`Event::Tick`], for which it waits at once.
+    /// A source whose daemon was ended after [`Command::Record`] and before the token: the guest goes on here at its first
+    /// [`Event::Tick`], for which it waits at once.
+    pub fn back(session: SessionId, now_us: u64) -> Self {
+        let why = Reason::new(ReasonCode::Closing, "the daemon was ended before the token was sent");
+        Self::with(session, State::Back(why), Phase::Failed, now_us)
+    }
+
+    /// A source whose daemon was ended when it may have sent the token. It asks at its first [`Event::Tick`], for which it
+    /// waits at once.
     pub fn in_doubt(session: SessionId, controlled: bool, now_us: u64) -> Self {
         let why = Reason::new(ReasonCode::Closing, "the daemon was ended when the token may have been sent");
         Self::with(session, State::Doubt(Doubt::at_rest(controlled, why, now_us)), Phase::Failed, now_us)
@@ -81,6 +90,14 @@ impl Source {
             State::Awaiting(sent) => self.awaiting(sent, event, now_us),
             State::Switching => self.switching(event),
             State::Doubt(doubt) => self.doubt(doubt, event, now_us),
+            State::Back(why) => match event {
+                Event::Tick => self.over(Phase::Failed, vec![Command::Thaw], Outcome::Stayed(why)),
+                Event::WorkerEnded => self.over(Phase::Failed, Vec::new(), Outcome::Ended),
+                _ => {
+                    self.state = State::Back(why);
+                    Vec::new()
+                }
+            },
             State::Over => Vec::new(),
         }
     }

@@ -39,7 +39,7 @@ fn prepared() -> Message {
     Message::Prepared { shape: Shape(vec![16, 32]), base: Vec::new() }
 }
 
-/// Up to a worker that waits; the last commands.
+/// Up to a worker that waits, and what is on disk before that matters; the last commands.
 fn met(plan: PlanName, controlled: bool) -> (Source, Vec<Command>) {
     let mut source = source(plan, controlled);
     let versions = (VERSION_MIN, VERSION_MAX);
@@ -50,16 +50,17 @@ fn met(plan: PlanName, controlled: bool) -> (Source, Vec<Command>) {
     assert_eq!(source.phase(), Phase::Validate);
     assert_eq!(source.on(heard(Message::Accepted { needs_module: true }), 410), [Command::SendModule]);
     assert_eq!((source.phase(), source.progress().round_trip_us), (Phase::Prepare, 100));
-    let commands = source.on(heard(prepared()), 1_000);
+    assert_eq!(source.on(heard(prepared()), 900), [Command::Record]);
     assert_eq!(source.phase(), Phase::Execute);
+    let commands = source.on(Event::Recorded, 1_000);
     (source, commands)
 }
 
 /// Up to the token.
 fn sent(controlled: bool) -> Source {
     let (mut source, commands) = met(PlanName::StopAndCopy, controlled);
-    assert_eq!(commands, [Command::Record]);
-    assert_eq!(source.on(Event::Recorded, 1_100), [Command::Freeze]);
+    let claim = controlled.then_some(Command::Send(Message::Claim));
+    assert_eq!(commands, claim.into_iter().chain([Command::Freeze]).collect::<Vec<_>>());
     assert_eq!(source.on(Event::Frozen, 1_200), [Command::SendLast]);
     assert_eq!(source.on(Event::Sent { pages: 96, bytes: 1 }, 1_300), [Command::Forward]);
     source
@@ -98,7 +99,7 @@ fn rounds_are_counted_when_they_were_applied() {
     assert_eq!(source.rounds(), []);
     let applied = source.on(heard(Message::Applied { number: 1 }), 2_050);
     assert_eq!(applied, [Command::Commit, Command::Count]);
-    assert_eq!(source.on(Event::Counted(3), 2_060), [Command::Record]);
+    assert_eq!(source.on(Event::Counted(3), 2_060), [Command::Send(Message::Claim), Command::Freeze]);
     let round = source.rounds()[0];
     assert_eq!((round.number, round.pages, round.took_us, round.dirty_after), (1, 96, 1_050, 3));
     assert_eq!(source.progress().round_trip_us, 50);
@@ -117,7 +118,7 @@ fn what_fails_before_the_token_leaves_the_guest_here() {
     assert!(matches!(&over[..], [Command::Close, Command::Finish(Outcome::Stayed(_))]), "nothing to undo: {over:?}");
 
     let (mut source, _) = met(PlanName::StopAndCopy, true);
-    source.on(Event::Recorded, 1_100);
+    assert_eq!(source.on(heard(Message::Frame(vec![1])), 1_100), [], "a target that will say no gives frames back");
     let over = source.on(Event::WorkerEnded, 1_200);
     assert_eq!(finish(&over), &Outcome::Ended);
 }
@@ -152,7 +153,6 @@ fn a_token_that_was_not_written_or_is_handed_back_leaves_the_guest_here() {
         assert!(matches!(&over[..], [Command::Thaw, Command::Close, Command::Finish(Outcome::Stayed(_))]), "{over:?}");
     }
     let (mut source, _) = met(PlanName::StopAndCopy, true);
-    source.on(Event::Recorded, 1_100);
     source.on(Event::Frozen, 1_200);
     let over = source.on(Event::Failed(why(ReasonCode::Link)), 1_300);
     assert!(over.contains(&Command::Thaw) && matches!(finish(&over), Outcome::Stayed(_)), "{over:?}");
@@ -229,6 +229,16 @@ fn a_source_that_was_restarted_asks_at_once() {
     source.on(Event::WorkerEnded, 60);
     source.on(Event::Answered(None), 70);
     assert_eq!(source.on(Event::Reclaimed(Reclaim::Granted), 80), [Command::Finish(Outcome::Ended)]);
+}
+
+#[test]
+fn a_source_that_was_restarted_before_the_token_goes_on() {
+    let mut source = Source::back(SESSION, 50);
+    assert_eq!((source.deadline_us(), source.on(Event::Lost, 50)), (Some(50), vec![]));
+    let over = source.on(Event::Tick, 50);
+    assert!(matches!(&over[..], [Command::Thaw, Command::Finish(Outcome::Stayed(_))]), "{over:?}");
+    let over = Source::back(SESSION, 50).on(Event::WorkerEnded, 50);
+    assert_eq!(over, [Command::Finish(Outcome::Ended)]);
 }
 
 fn any_event() -> impl Strategy<Value = Event> {

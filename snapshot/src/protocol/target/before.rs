@@ -1,7 +1,7 @@
 //! What a target does before the token. Whatever fails here, the source keeps the guest.
 
-use super::machine::{State, Target, unexpected};
-use super::{TargetCommand as Command, TargetEvent as Event};
+use super::machine::{Claim, State, Target, unexpected};
+use super::{Grant, TargetCommand as Command, TargetEvent as Event};
 use crate::page::Shape;
 use crate::protocol::{
     BASE_PAGES_MAX, BasePage, Greeting, Message, Offer, Phase, Reason, ReasonCode, SessionId, VERSION_MAX, VERSION_MIN,
@@ -90,6 +90,11 @@ impl Target {
                 self.refuse(&before, why, true)
             }
             Event::Asked => self.asked_first(),
+            Event::Claimed(Grant::Granted) => {
+                (self.claim, self.state) = (Claim::Granted, State::Before(before));
+                Vec::new()
+            }
+            Event::Claimed(grant) => self.refuse(&before, not_granted(grant), true),
             event => self.step(before, event, now_us),
         }
     }
@@ -177,8 +182,15 @@ impl Target {
 
     fn rounds(&mut self, shape: Shape, number: u32, open: bool, message: Message) -> Vec<Command> {
         let (before, command) = match message {
+            Message::Claim if !open && self.claim == Claim::Unasked => {
+                self.claim = Claim::Asked;
+                (Before::Rounds { shape, number, open }, Command::Claim)
+            }
             Message::Round { number: next, shape: grown }
-                if !open && number.checked_add(1) == Some(next) && shape.grows_to(&grown) =>
+                if !open
+                    && self.claim == Claim::Unasked
+                    && number.checked_add(1) == Some(next)
+                    && shape.grows_to(&grown) =>
             {
                 (Before::Rounds { shape: grown.clone(), number: next, open: true }, Command::Grow(grown))
             }
@@ -215,9 +227,20 @@ impl Target {
 
     /// Ends it before the token.
     fn refuse(&mut self, before: &Before, why: Reason, tell: bool) -> Vec<Command> {
+        // Where a claim was made, frames may have come here already.
+        let frames = (tell && self.claim != Claim::Unasked).then_some(Command::ReturnFrames);
         let discard = before.holds().then_some(Command::Discard);
         let word = if before.prepared() { Message::Cancel(why.clone()) } else { Message::Refused(why.clone()) };
         let tell = tell.then_some(Command::Send(word));
-        self.over(discard.into_iter().chain(tell).collect(), Err(why))
+        self.over(frames.into_iter().chain(discard).chain(tell).collect(), Err(why))
     }
+}
+
+/// Why a guest cannot come whose address was not granted.
+pub(super) fn not_granted(grant: Grant) -> Reason {
+    let why = match grant {
+        Grant::Denied => "the controller says that the guest is another host's",
+        Grant::Granted | Grant::Unknown => "the controller cannot be asked by the target",
+    };
+    Reason::new(ReasonCode::Ownership, why)
 }

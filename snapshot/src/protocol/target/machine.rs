@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use super::before::{Before, GREET_US_MAX};
+use super::before::{Before, GREET_US_MAX, not_granted};
 use super::{Grant, TargetCommand as Command, TargetEvent as Event};
 use crate::page::Shape;
 use crate::protocol::{Message, Phase, Reason, ReasonCode, SessionId, Standing, Token};
@@ -11,6 +11,7 @@ use crate::protocol::{Message, Phase, Reason, ReasonCode, SessionId, Standing, T
 pub struct Target {
     pub(super) session: Option<SessionId>,
     pub(super) state: State,
+    pub(super) claim: Claim,
     phase: Phase,
     deadline_us: Option<u64>,
 }
@@ -36,13 +37,15 @@ pub(super) struct Installing {
     /// Whether the source can be told.
     linked: bool,
     installed: bool,
-    claim: Claim,
     /// How long the next rest between two claims is.
     rest_us: u64,
 }
 
-#[derive(PartialEq, Eq)]
-enum Claim {
+/// Whether the controller has granted the address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// It was not asked.
+    Unasked,
     Asked,
     Resting,
     Granted,
@@ -52,7 +55,8 @@ impl Target {
     /// A target that has accepted a connection.
     pub fn new(now_us: u64) -> Self {
         let deadline_us = Some(now_us + GREET_US_MAX);
-        Self { session: None, state: State::Before(Before::Greet), phase: Phase::Initiate, deadline_us }
+        let (state, claim) = (State::Before(Before::Greet), Claim::Unasked);
+        Self { session: None, state, claim, phase: Phase::Initiate, deadline_us }
     }
 
     /// Takes an event at a time, microseconds, that never goes back.
@@ -89,6 +93,11 @@ impl Target {
         self.deadline_us
     }
 
+    /// Whether nothing but the controller's answer is missing.
+    pub fn awaits_grant(&self) -> bool {
+        self.claim == Claim::Asked && matches!(&self.state, State::Installing(installing) if installing.installed)
+    }
+
     /// Whether pages may arrive now, and how large memories are.
     pub fn expects_pages(&self) -> Option<&Shape> {
         match &self.state {
@@ -114,9 +123,13 @@ impl Target {
 
     /// The token has come.
     pub(super) fn install(&mut self, token: Token) -> Vec<Command> {
-        let installing = Installing { linked: true, installed: false, claim: Claim::Asked, rest_us: REST_US_MIN };
+        let installing = Installing { linked: true, installed: false, rest_us: REST_US_MIN };
         self.enter(State::Installing(installing), Phase::Execute, None);
-        vec![Command::Claim, Command::Install(Box::new(token))]
+        let claim = (self.claim == Claim::Unasked).then_some(Command::Claim);
+        if claim.is_some() {
+            self.claim = Claim::Asked;
+        }
+        claim.into_iter().chain([Command::Install(Box::new(token))]).collect()
     }
 
     fn installing(&mut self, mut installing: Installing, event: Event, now_us: u64) -> Vec<Command> {
@@ -124,23 +137,19 @@ impl Target {
         let mut deadline_us = self.deadline_us;
         match event {
             Event::Installed => installing.installed = true,
-            Event::Claimed(Grant::Granted) => installing.claim = Claim::Granted,
-            Event::Claimed(Grant::Denied) => {
-                let why = Reason::new(ReasonCode::Ownership, "the controller says that the guest is another host's");
-                return self.hand_back(installing.linked, why);
-            }
-            Event::Claimed(Grant::Unknown) if installing.linked => {
-                let why = Reason::new(ReasonCode::Ownership, "the controller cannot be asked by the target");
-                return self.hand_back(installing.linked, why);
+            Event::Claimed(Grant::Granted) => self.claim = Claim::Granted,
+            Event::Claimed(grant @ Grant::Denied) => return self.hand_back(installing.linked, not_granted(grant)),
+            Event::Claimed(grant @ Grant::Unknown) if installing.linked => {
+                return self.hand_back(installing.linked, not_granted(grant));
             }
             // The source cannot be told that the guest is its own: until it asks, the controller may still answer.
             Event::Claimed(Grant::Unknown) => {
-                installing.claim = Claim::Resting;
+                self.claim = Claim::Resting;
                 deadline_us = Some(now_us + installing.rest_us);
                 installing.rest_us = (installing.rest_us * 2).min(REST_US_MAX);
             }
             Event::Tick => {
-                installing.claim = Claim::Asked;
+                self.claim = Claim::Asked;
                 deadline_us = None;
                 commands.push(Command::Claim);
             }
@@ -158,7 +167,7 @@ impl Target {
                 return self.hand_back(installing.linked, why);
             }
         }
-        if installing.installed && installing.claim == Claim::Granted {
+        if installing.installed && self.claim == Claim::Granted {
             self.enter(State::Resuming { linked: installing.linked }, Phase::Execute, None);
             commands.push(Command::Resume);
         } else {
@@ -193,7 +202,7 @@ impl Target {
             Event::Failed(why) => return self.hand_back(linked, why),
             // Whether it had been told is not known before that is answered.
             Event::WorkerEnded => {
-                self.deadline_us = Some(now_us + ENDED_US_MAX);
+                self.deadline_us.get_or_insert(now_us + ENDED_US_MAX);
                 (linked, Vec::new())
             }
             Event::Asked => (linked, vec![Command::Tell(Standing::Open)]),

@@ -63,6 +63,13 @@ fn tokened() -> Target {
     target
 }
 
+/// Up to the claim that a source with a controller says before it stops the guest.
+fn claimed() -> Target {
+    let mut target = prepared();
+    assert_eq!(target.on(heard(Message::Claim), 7), [Command::Claim]);
+    target
+}
+
 /// Told to go on.
 fn resuming() -> Target {
     let mut target = tokened();
@@ -89,6 +96,41 @@ fn a_guest_comes() {
     assert_eq!(target.on(Event::Switched { route_us: 5 }, 14), [switched]);
     assert_eq!(target.on(heard(Message::Bye), 15), [Command::Close, Command::Finish(Ok(()))]);
     assert_eq!(target.on(Event::Asked, 16), [Command::Tell(Standing::Taken)]);
+}
+
+#[test]
+fn an_address_that_is_granted_before_the_token_is_not_waited_for() {
+    for granted_first in [true, false] {
+        let mut target = claimed();
+        let grant = Event::Claimed(Grant::Granted);
+        let shape = Shape(vec![64, 32]);
+        target.on(heard(Message::Last { shape }), 8);
+        if granted_first {
+            assert_eq!(target.on(grant.clone(), 8), []);
+        }
+        assert_eq!(target.on(heard(Message::Token(token())), 9), [Command::Install(Box::new(token()))]);
+        assert!(!target.awaits_grant());
+        let commands = target.on(Event::Installed, 10);
+        if granted_first {
+            assert_eq!(commands, [Command::Resume]);
+        } else {
+            assert!(commands.is_empty() && target.awaits_grant());
+            assert_eq!(target.on(grant, 11), [Command::Resume]);
+        }
+    }
+}
+
+#[test]
+fn a_claim_for_nothing_ends_with_the_address_and_its_frames_given_back() {
+    for event in [Event::Claimed(Grant::Denied), Event::Claimed(Grant::Unknown), Event::WorkerEnded] {
+        let over = claimed().on(event, 8);
+        assert!(over.starts_with(&[Command::ReturnFrames, Command::Discard]) && finish(&over).is_err(), "{over:?}");
+    }
+    let over = claimed().on(Event::Lost, 8);
+    assert!(over.starts_with(&[Command::Discard]), "{over:?}");
+    for message in [Message::Claim, Message::Round { number: 1, shape: Shape(vec![64, 32]) }] {
+        assert!(finish(&claimed().on(heard(message), 8)).is_err());
+    }
 }
 
 #[test]
@@ -201,6 +243,8 @@ fn a_guest_that_was_told_to_go_on_is_not_given_back() {
     let mut target = resuming();
     assert_eq!(target.on(Event::WorkerEnded, 12), [], "it may have been told");
     let deadline_us = target.deadline_us().expect("that is not waited for for ever");
+    assert_eq!(target.on(Event::WorkerEnded, 1000), [], "told once more");
+    assert_eq!(target.deadline_us(), Some(deadline_us));
     assert_eq!(target.on(Event::Tick, deadline_us), [Command::Close, Command::Finish(Ok(()))]);
 }
 
@@ -218,6 +262,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     let messages = [
         Message::Round { number: 1, shape: shape() },
         Message::RoundEnd { number: 1 },
+        Message::Claim,
         Message::Last { shape: shape() },
         Message::Frame(vec![1]),
         Message::Token(token()),

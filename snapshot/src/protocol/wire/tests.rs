@@ -33,6 +33,7 @@ fn fullest() -> Vec<Message> {
         Message::RoundEnd { number: u32::MAX },
         Message::Applied { number: u32::MAX },
         Message::Log(vec![0xff; CHUNK_BYTES_MAX]),
+        Message::Claim,
         Message::Last { shape },
         Message::Frame(vec![0xff; FRAME_BYTES_MAX]),
         Message::Token(Token { state: vec![0xff; STATE_BYTES_MAX], digest: [0xff; 16], stopped_ns: u64::MAX }),

@@ -171,6 +171,38 @@ async fn a_target_has_the_address_before_it_is_on_disk_and_keeps_it() {
     assert!(b.link.moves.unconfirmed().is_empty());
 }
 
+/// A target's daemon ends, and then the controller that had granted the address early, and has forgotten it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_was_restarted_claims_what_it_had_taken_over() {
+    let (mut rig, _a, b) = Rig::new().await;
+    let slow = rig.disk.slow.clone();
+    slow.store(true, Ordering::Relaxed);
+    assert_eq!(granted(take_over(&b, 1)), 2);
+    drop(b);
+    rig.disk = rig.disk.as_it_is();
+    slow.store(false, Ordering::Relaxed);
+    rig.kill().await;
+    let b = rig.host("b", 2).await;
+    let refused = b.link.claim(&claim("b", Some(2))).await.unwrap_err();
+    assert!(matches!(refused.code(), Some(ErrorCode::Fenced | ErrorCode::Conflict)), "{refused}");
+    b.came(MAC, Generation(1));
+    assert_eq!(b.link.claim(&claim("b", Some(2))).await.unwrap(), Generation(2));
+    assert_eq!(rig.disk.load().unwrap().route(MAC).unwrap().placement.host.as_str(), "b");
+    assert!(!b.link.moves.is_unconfirmed(MAC));
+
+    // It need not ask where the table says so.
+    b.came(MAC, Generation(1));
+    until(|| b.link.of_table(|table| table.route(MAC).unwrap().placement.host.as_str() == "b").unwrap()).await;
+    until(|| !b.link.moves.is_unconfirmed(MAC)).await;
+
+    // A controller that has lost everything is told as by all others.
+    b.came(MAC, Generation(1));
+    rig.disk = Disk::default();
+    rig.kill().await;
+    until(|| b.link.of_table(|table| table.route(MAC).is_none()).unwrap()).await;
+    assert!(b.link.claim(&claim("b", Some(2))).await.unwrap() >= Generation(2));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_in_doubt_has_the_next_generation_or_is_told_why_not() {
     let (mut rig, a, b) = Rig::new().await;
@@ -189,14 +221,23 @@ async fn a_source_in_doubt_has_the_next_generation_or_is_told_why_not() {
     assert_eq!(error.code(), Some(ErrorCode::Unsettled), "{error}");
     until(|| a.incarnation() != Some(known)).await;
 
+    // A target that has it and never polls has the source have it, and one in doubt that can ask nobody else knows by that.
+    let known = a.incarnation().unwrap();
+    assert_eq!(granted(take_over(&b, 2)), 3);
+    let late = a.reclaim(MAC, Generation(2), known).await;
+    assert!(matches!(late, Grant::Denied(_)), "{late:?}");
+    b.give_back(MAC, Generation(2), "a".parse().unwrap()).await;
+    assert_eq!(granted(a.reclaim(MAC, Generation(2), known).await), 4);
+    assert_eq!(granted(a.take_back(MAC, Generation(2), &"b".parse().unwrap()).await), 4);
+
     // Given back, with the address and without.
     let (host_b, host_c) = ("b".parse().unwrap(), "c".parse().unwrap());
-    assert_eq!(granted(take_over(&b, 2)), 3);
-    assert_eq!(granted(b.confirmed(MAC, Generation(2)).await), 3);
-    let anothers = a.take_back(MAC, Generation(2), &host_c).await;
+    assert_eq!(granted(take_over(&b, 4)), 5);
+    assert_eq!(granted(b.confirmed(MAC, Generation(4)).await), 5);
+    let anothers = a.take_back(MAC, Generation(4), &host_c).await;
     assert!(matches!(anothers, Grant::Denied(_)), "{anothers:?}");
-    assert_eq!(granted(a.take_back(MAC, Generation(2), &host_b).await), 4);
-    assert_eq!(granted(a.take_back(MAC, Generation(4), &host_b).await), 5);
+    assert_eq!(granted(a.take_back(MAC, Generation(4), &host_b).await), 6);
+    assert_eq!(granted(a.take_back(MAC, Generation(6), &host_b).await), 7);
     drop(rig.serving.take());
     until(|| !a.problems().is_empty()).await;
     let away = a.reclaim(MAC, Generation(5), known).await;

@@ -1,5 +1,6 @@
 //! The interface: one handler a route, each described where it stands.
 
+mod checkpoints;
 mod guests;
 mod host;
 mod migrations;
@@ -28,6 +29,7 @@ pub(super) const VERSION: &str = "/v1/version";
     tags(
         (name = "guests", description = "Servers, by name"),
         (name = "migrations", description = "Guests on their way from host to host"),
+        (name = "checkpoints", description = "Images of guests, in files of whoever asks for them"),
         (name = "modules", description = "WebAssembly modules, by the blake3 digest of their bytes"),
         (name = "host", description = "The daemon itself")
     )
@@ -42,6 +44,9 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(guests::stop))
         .routes(routes!(guests::logs))
         .routes(routes!(guests::stats))
+        .routes(routes!(checkpoints::checkpoint))
+        .routes(routes!(checkpoints::keep))
+        .routes(routes!(checkpoints::restore))
         .routes(routes!(migrations::migrate))
         .routes(routes!(migrations::list))
         .routes(routes!(migrations::show, migrations::cancel))

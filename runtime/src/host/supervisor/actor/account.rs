@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{Actor, State};
 use crate::ambient::now_ms;
 use crate::api::End;
+use crate::host::error::in_full;
 use crate::host::record::Standing;
 use crate::host::supervisor::ended::{Traces, Watched, explain};
 use crate::host::supervisor::policy::{Next, QUICK, decide};
@@ -36,6 +37,12 @@ impl Actor {
 
     /// It ended while no daemon watched, or the machine went down under it.
     pub(super) async fn missed(&mut self, rebooted: bool) -> State {
+        match self.settle(&mut None).await {
+            Ok(None) => {}
+            Ok(Some(state)) => return state,
+            // Before it is started again that is tried once more.
+            Err(error) => tracing::error!(guest = %self.record.spec.name, error = in_full(&error), "it stays in doubt"),
+        }
         let end = self.end(Watched::Nothing { rebooted });
         let started = fs::read_to_string(self.shared.layout.started(self.record.id)).ok();
         let started_ms: Option<u64> = started.and_then(|text| text.parse().ok());

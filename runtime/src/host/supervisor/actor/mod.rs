@@ -1,10 +1,11 @@
 //! The task of one guest: what it is at, and which orders it follows meanwhile.
 //!
 //! In reading order: this file (what is waited for in each state), `start`, `stop`, `account` (after an end), `owner`
-//! (when its address becomes another host's).
+//! (when its address becomes another host's), `depart` and `doubt` (when it is being moved, or was).
 
 mod account;
 mod depart;
+mod doubt;
 mod owner;
 mod start;
 mod stop;
@@ -218,7 +219,13 @@ impl Actor {
                     record.quick_ends = 0;
                     record.generation = generation;
                 });
+                let was_fenced = self.record.standing == Standing::Fenced;
                 match self.keep(next).await {
+                    Ok(()) if was_fenced => {
+                        // The address is this host's anew, whatever became of a migration before that.
+                        self.forget_handover();
+                        return Some(State::Starting(Some(answer)));
+                    }
                     Ok(()) => return Some(State::Starting(Some(answer))),
                     Err(error) => drop(answer.send(Err(error))),
                 }

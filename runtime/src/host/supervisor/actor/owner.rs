@@ -28,6 +28,8 @@ impl Actor {
                 None
             }
             Verdict::Fenced(reason) => Some(self.fence(worker, reason).await),
+            // Whoever has it by now claims it; who is in doubt only asks.
+            Verdict::Claim if self.is_in_doubt() => None,
             Verdict::Claim => match overlay.claim(&self.record, self.record.generation).await {
                 Ok(generation) => {
                     self.note_generation(generation).await;
@@ -95,7 +97,7 @@ impl Actor {
         }
     }
 
-    async fn note_generation(&mut self, generation: Generation) {
+    pub(super) async fn note_generation(&mut self, generation: Generation) {
         if self.record.generation == Some(generation) {
             return;
         }

@@ -12,7 +12,13 @@ use crate::host::supervisor::{Answer, Order, clear, start, start_failed};
 
 impl Actor {
     /// Starts it; an operator who waits for it is told how that went.
-    pub(super) async fn start(&mut self, answer: Option<Answer<GuestView>>) -> State {
+    pub(super) async fn start(&mut self, mut answer: Option<Answer<GuestView>>) -> State {
+        let operator = answer.is_some();
+        match self.settle(&mut answer).await {
+            Ok(None) => {}
+            Ok(Some(state)) => return state,
+            Err(error) => return self.not_started(error, answer.into_iter().collect(), operator).await,
+        }
         self.show(GuestState::Starting, None);
         if let Some(reason) = self.is_anothers().await {
             let refused = HostError::Fenced { guest: self.record.spec.name.clone(), reason: reason.clone() };
@@ -25,7 +31,6 @@ impl Actor {
         let (shared, record) = (self.shared.clone(), self.record.clone());
         let mut starting = Box::pin(start(&shared, &record));
         let mut answers: Vec<_> = answer.into_iter().collect();
-        let operator = !answers.is_empty();
         let started = loop {
             tokio::select! {
                 started = &mut starting => break Some(started),

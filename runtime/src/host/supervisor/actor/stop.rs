@@ -116,19 +116,9 @@ impl Actor {
             overlay.port(self.record.network.mac, None);
             overlay.release(&self.record).await;
         }
-        self.forget().await?;
+        self.shared.forget_noting(self.record.id, self.record.arrived.clone()).await?;
         tracing::info!(guest = %self.record.spec.name, "deleted");
         Ok(())
-    }
-
-    /// Forgets the guest. That it was here, whoever sent it may still ask.
-    pub(super) async fn forget(&self) -> Result<(), HostError> {
-        if let Some(session) = self.record.arrived.clone() {
-            let shared = self.shared.clone();
-            let noted = tokio::task::spawn_blocking(move || shared.sessions.note_gone(session)).await;
-            noted.map_err(|_ending| HostError::Closing)?.map_err(HostError::io("noting that a guest was here"))?;
-        }
-        self.shared.forget(self.record.id).await
     }
 
     /// Ends a worker whose guest is stopped or deleted on record.
