@@ -1,7 +1,6 @@
 //! Who may do what, and in whose name.
 
 use hyper::Method;
-use roam_sdn::controller::ControllerError;
 use roam_sdn::table::Refused;
 use roam_sdn::{Mac, Name};
 
@@ -44,18 +43,18 @@ impl App {
 
     /// Whether a host gives an address that it has to another: what it was given for a guest that it never polled. A generation
     /// is one host's for good; one that is over is nobody's to give.
-    pub(super) fn gives(&self, peer: &Peer, mac: Mac, asked: &Move) -> Result<Option<()>, Refusal> {
-        let Ok(Route { placement, address }) = self.controller.find(&mac.to_string()) else { return Ok(None) };
+    pub(super) fn gives(&self, peer: &Peer, mac: Mac, asked: &Move) -> Result<bool, Refusal> {
+        let Ok(Route { placement, address }) = self.controller.find(&mac.to_string()) else { return Ok(false) };
         let plain = !asked.drain && !asked.early && asked.incarnation.is_none();
         if !plain || placement.generation < asked.from {
-            return Ok(None);
+            return Ok(false);
         }
         if placement.generation > asked.from {
             let held = Some(asked.from);
             let (generation, owner, name) = (placement.generation, placement.host, address.name);
-            return Err(ControllerError::from(Refused::Fenced { mac, held, generation, owner, name }).into());
+            return Err(Refused::Fenced { mac, held, generation, owner, name }.into());
         }
-        Ok(self.in_name_of(peer, &placement.host, "move an address of").ok())
+        Ok(self.in_name_of(peer, &placement.host, "move an address of").is_ok())
     }
 
     /// 403, counted.

@@ -146,8 +146,10 @@ pub(super) async fn move_to(
         Ok(mac) => mac,
         Err(_) => app.controller.find(&called)?.address.mac,
     };
-    if let Err(refusal) = app.in_name_of(&peer, &to.to, "move an address to") {
-        app.gives(&peer, mac, &to)?.ok_or(refusal)?;
+    if let Err(refusal) = app.in_name_of(&peer, &to.to, "move an address to")
+        && !app.gives(&peer, mac, &to)?
+    {
+        return Err(refusal);
     }
     let accepted = app.controller.move_to(mac, to).await?;
     app.switches.observe(&accepted);

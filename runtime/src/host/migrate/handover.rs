@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::mark::Mark;
 use crate::ambient::boot_id;
 use crate::api::GuestName;
-use crate::host::layout::write_whole;
+use crate::host::layout::{self, Layout, write_whole};
+use crate::host::record::Record;
 
 /// Longest file that is read, bytes.
 const FILE_BYTES_MAX: u64 = 4096;
@@ -70,6 +71,16 @@ impl Handover {
     /// What the last daemon may have said in it, by the mark beside it.
     pub(super) fn said(&self, mark: &Path) -> Said {
         if self.boot == boot_id() { Said::read(mark) } else { Said::Token }
+    }
+
+    /// It is settled: nothing is noted any more. What is left after a crash is settled once more, and found to be settled.
+    pub(in crate::host) fn forget(layout: &Layout, record: &Record) {
+        // In this order: a mark alone says nothing.
+        let removed =
+            layout::remove(&layout.handover(record.id)).and_then(|()| layout::remove(&layout.handed(record.id)));
+        if let Err(error) = removed {
+            tracing::warn!(guest = %record.spec.name, %error, "what is noted of a migration stays");
+        }
     }
 
     /// `None` if there is none.

@@ -25,7 +25,6 @@ use super::{Going, Migrator, port, reason, settle, unwritten, view};
 use crate::ambient::{boot_id, now_ms, random};
 use crate::api::{Direction, MigrateRequest, MigrationReport, MigrationState, MigrationView};
 use crate::host::HostError;
-use crate::host::layout;
 use crate::host::migrations::Entry;
 use crate::host::overlay::{Grant, Overlay};
 use crate::host::record::Record;
@@ -263,11 +262,11 @@ impl Migrator {
                         // With its address, whether it goes on or is to be started anew.
                         Outcome::Stayed(_) | Outcome::Ended if said > Said::Nothing => {
                             let (ended, generation) = migrator.regain(&record, &handover, ended);
-                            migrator.forget_handover(&record);
+                            Handover::forget(&migrator.shared.layout, &record);
                             (ended, report, entry, generation)
                         }
                         Outcome::Ended => {
-                            migrator.forget_handover(&record);
+                            Handover::forget(&migrator.shared.layout, &record);
                             (ended, report, entry, None)
                         }
                         _ => (ended, report, entry, None),
@@ -356,15 +355,6 @@ impl Migrator {
         let mark = Mark::make(&self.shared.layout.handed(record.id));
         let kept = mark.and_then(|mark| handover.keep(&self.shared.layout.handover(record.id)).map(|()| mark));
         kept.map_err(|error| unwritten("noting at the source that the guest is being moved", error))
-    }
-
-    /// What is left after a crash is settled once more, and found to be settled.
-    pub(super) fn forget_handover(&self, record: &Record) {
-        let (handover, mark) = (self.shared.layout.handover(record.id), self.shared.layout.handed(record.id));
-        // In this order: a mark alone says nothing.
-        if let Err(error) = layout::remove(&handover).and_then(|()| layout::remove(&mark)) {
-            tracing::warn!(guest = %record.spec.name, %error, "what is noted of a migration stays");
-        }
     }
 
     /// Asks the controller for the guest's address: it is ours again, or never was another's.

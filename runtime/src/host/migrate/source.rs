@@ -517,7 +517,7 @@ impl Leaving {
         hurry_thread(false);
         // Until the address is this host's again, if it was another's, that stays to be settled.
         if self.said == Said::Nothing {
-            self.migrator.forget_handover(&self.record);
+            Handover::forget(&self.migrator.shared.layout, &self.record);
         }
         match thawed {
             // One that has ended goes on nowhere; a throttle ends with its hold.

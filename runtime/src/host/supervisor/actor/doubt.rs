@@ -10,7 +10,6 @@ use tokio::time::{Instant, sleep_until};
 use super::{Actor, State, next};
 use crate::api::{GuestState, GuestView};
 use crate::host::HostError;
-use crate::host::layout;
 use crate::host::migrate::{Handover, settled};
 use crate::host::supervisor::{Answer, Order};
 
@@ -62,7 +61,7 @@ impl Actor {
                 Some(self.fence(None, reason).await)
             }
             Outcome::Stayed(_) | Outcome::Ended => {
-                self.forget_handover();
+                Handover::forget(&self.shared.layout, &self.record);
                 None
             }
         })
@@ -71,12 +70,5 @@ impl Actor {
     /// Whether another host may have the guest.
     pub(super) fn is_in_doubt(&self) -> bool {
         self.shared.layout.handover(self.record.id).exists()
-    }
-
-    /// It is settled whose the guest is. What is left after a crash is settled once more.
-    pub(super) fn forget_handover(&self) {
-        if let Err(error) = layout::remove(&self.shared.layout.handover(self.record.id)) {
-            tracing::warn!(guest = %self.record.spec.name, %error, "what is noted of a migration stays");
-        }
     }
 }

@@ -21,7 +21,7 @@ use crate::ambient::now_ms;
 use crate::api::{GuestState, GuestView};
 use crate::host::HostError;
 use crate::host::error::in_full;
-use crate::host::migrate::{Departure, Ended};
+use crate::host::migrate::{Departure, Ended, Handover};
 use crate::host::record::{Record, Standing};
 use crate::host::shared::Shared;
 
@@ -223,7 +223,7 @@ impl Actor {
                 match self.keep(next).await {
                     Ok(()) if was_fenced => {
                         // The address is this host's anew, whatever became of a migration before that.
-                        self.forget_handover();
+                        Handover::forget(&self.shared.layout, &self.record);
                         return Some(State::Starting(Some(answer)));
                     }
                     Ok(()) => return Some(State::Starting(Some(answer))),
